@@ -1,0 +1,221 @@
+"""The rollback journal's format: header, trailer and state, from a descriptor and by bounded reads.
+
+The facts are those of SQLite's file format ("The Rollback Journal", https://sqlite.org/fileformat2.html) and of its
+pager (`readJournalHdr`, `readSuperJournal` and `hasHotJournal` in pager.c). Nothing here opens a path, asks for a lock
+or knows whose the files are.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "DATABASE_HEAD_BYTES",
+    "Contents",
+    "Header",
+    "JournalState",
+    "is_database",
+    "read_contents",
+    "state_of",
+]
+
+MAGIC = bytes.fromhex("d9d505f920a163d7")
+DATABASE_MAGIC = b"SQLite format 3\x00"
+DATABASE_HEAD_BYTES = len(DATABASE_MAGIC)
+RECORDS_UNTIL_END = 0xFFFFFFFF
+"""The record count of a journal that was written with `synchronous=OFF`: as many records as the file holds."""
+
+_HEADER = struct.Struct(">8sIIIII")
+_TRAILER = struct.Struct(">II8s")
+_SMALLEST_HEADER_BYTES = 512
+"""`JOURNAL_HDR_SZ` before a header is read (powersafe overwrite): in a shorter journal SQLite finds no header."""
+_LONGEST_SUPER_NAME_BYTES = 4096
+"""More than any SQLite's `mxPathname`: a longer name is read by none."""
+
+
+class JournalState(StrEnum):
+    """What a journal is, from the bytes of the pair alone. What a lock says belongs to the owner's verdict."""
+
+    EMPTY = "empty"
+    ZEROED = "zeroed"
+    HOT = "hot"
+    MALFORMED = "malformed"
+    SUPER = "super"
+    FOREIGN = "foreign"
+    ORPHAN = "orphan"
+    UNSAFE = "unsafe"
+
+    @property
+    def is_cold(self) -> bool:
+        """SQLite leaves such a journal alone, and so do we."""
+        return self in {JournalState.EMPTY, JournalState.ZEROED}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The first header of a journal, as its writer left it; every number big-endian in the file.
+
+    Attributes:
+        records: page records that follow before the next header; 0xffffffff means until the end of the file.
+        nonce: start value of the records' checksums.
+        initial_pages: pages of the database before the transaction: the rollback gives it this size again.
+        sector_bytes: size of the sector that the header fills.
+        page_bytes: page size of the database; 0 (before SQLite 3.5.8) means that the database's own is meant.
+    """
+
+    records: int
+    nonce: int
+    initial_pages: int
+    sector_bytes: int
+    page_bytes: int
+
+    def initial_size_bytes(self) -> int:
+        """The size which a rollback gives the database back."""
+        return self.initial_pages * self.page_bytes
+
+    def explained(self) -> dict[str, str]:
+        """Each field with its value and meaning, for a person."""
+        until_end = self.records == RECORDS_UNTIL_END
+        return {
+            "magic": f"{MAGIC.hex()}: a rollback journal",
+            "records": "0xffffffff: as many as the file holds (synchronous=OFF)"
+            if until_end
+            else f"{self.records}: page records before the next header or the end",
+            "nonce": f"{self.nonce:#010x}: start value of the records' checksums",
+            "initial_pages": f"{self.initial_pages}: pages that the database had before the transaction",
+            "sector_size": f"{self.sector_bytes}: bytes that this header fills",
+            "page_size": f"{self.page_bytes}: bytes in a page of the database"
+            if self.page_bytes
+            else "0: the database's own page size (a writer before SQLite 3.5.8)",
+        }
+
+    def as_json(self) -> dict[str, object]:
+        """The `header` object of `explain`."""
+        return {
+            "magic": MAGIC.hex(),
+            "records": self.records,
+            "nonce": self.nonce,
+            "initial_pages": self.initial_pages,
+            "sector_size": self.sector_bytes,
+            "page_size": self.page_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a journal's bytes say.
+
+    Attributes:
+        size_bytes: of the file, when it was read.
+        first_byte: None where the file is empty (or has just become so).
+        header: None where there is no valid one.
+        super_journal: name of the super-journal in the trailer, as its writer spelled it (undecodable bytes as
+            surrogates); None where there is none.
+    """
+
+    size_bytes: int
+    first_byte: int | None
+    header: Header | None
+    super_journal: str | None
+
+
+def read_contents(descriptor: int, size_bytes: int) -> Contents:
+    """Read a journal's header and trailer: at most 28 bytes at its start and 4,112 at its end.
+
+    A live writer may truncate or rewrite the file between two of our reads: what is missing is then not there, and the
+    caller, who looks again before it acts, meets the new file.
+
+    Args:
+        descriptor: open for reading, of a plain file; its position is not used.
+        size_bytes: the file's size.
+
+    Raises:
+        OSError: the file system cannot read.
+    """
+    head = os.pread(descriptor, _HEADER.size, 0)
+    return Contents(
+        size_bytes=size_bytes,
+        first_byte=head[0] if head else None,
+        header=_parse_header(head, size_bytes),
+        super_journal=_read_super_journal(descriptor, size_bytes) if head[:1] not in {b"", b"\0"} else None,
+    )
+
+
+def _parse_header(head: bytes, size_bytes: int) -> Header | None:
+    """The header if SQLite would accept it (`readJournalHdr`)."""
+    if len(head) < _HEADER.size or size_bytes < _SMALLEST_HEADER_BYTES:
+        return None
+    magic, records, nonce, initial_pages, sector_bytes, page_bytes = _HEADER.unpack(head)
+    if magic != MAGIC:
+        return None
+    if not _is_power_of_two(sector_bytes, 32, 65536):
+        return None
+    if page_bytes and not _is_power_of_two(page_bytes, 512, 65536):
+        return None
+    return Header(records, nonce, initial_pages, sector_bytes, page_bytes)
+
+
+def _is_power_of_two(number: int, least: int, most: int) -> bool:
+    return least <= number <= most and number & (number - 1) == 0
+
+
+def _read_super_journal(descriptor: int, size_bytes: int) -> str | None:
+    """The super-journal's name if SQLite would read one (`readSuperJournal`): name, its length, its sum, the magic.
+
+    The sum is over C's `char`, signed on some machines and unsigned on others: a name counts if either fits, since the
+    file may be opened anywhere.
+    """
+    if size_bytes < _TRAILER.size:
+        return None
+    trailer = os.pread(descriptor, _TRAILER.size, size_bytes - _TRAILER.size)
+    if len(trailer) < _TRAILER.size:
+        return None
+    length, checksum, magic = _TRAILER.unpack(trailer)
+    if magic != MAGIC or not 0 < length <= min(size_bytes - _TRAILER.size, _LONGEST_SUPER_NAME_BYTES):
+        return None
+    name = os.pread(descriptor, length, size_bytes - _TRAILER.size - length)
+    unsigned = sum(name)
+    signed = unsigned - 256 * sum(byte >= 0x80 for byte in name)
+    if len(name) < length or checksum not in {unsigned & 0xFFFFFFFF, signed & 0xFFFFFFFF}:
+        return None
+    spelled = name.partition(b"\0")[0]
+    return os.fsdecode(spelled) if spelled else None
+
+
+def is_database(head: bytes, contents: Contents) -> bool:
+    """Whether the file beside the journal is an SQLite 3 database.
+
+    It is when it is empty, when it begins as one, or when it begins with zeros beside a journal that counts no initial
+    pages: a new database, killed in its first spilled transaction (page 1 is never spilled before the commit).
+
+    Args:
+        head: the file's first 16 bytes, or all it has.
+        contents: what the journal says.
+    """
+    if not head or head == DATABASE_MAGIC:
+        return True
+    new = contents.header is not None and contents.header.initial_pages == 0
+    return new and head == bytes(DATABASE_HEAD_BYTES)
+
+
+def state_of(contents: Contents, database_head: bytes | None) -> JournalState:
+    """The state of a pair of plain files.
+
+    Args:
+        contents: what the journal says.
+        database_head: the database's first 16 bytes (or all it has); None where there is no such file.
+    """
+    if contents.first_byte is None:
+        return JournalState.EMPTY
+    if contents.first_byte == 0:
+        return JournalState.ZEROED
+    if database_head is None:
+        return JournalState.ORPHAN
+    if not is_database(database_head, contents):
+        return JournalState.FOREIGN
+    if contents.super_journal is not None:
+        return JournalState.SUPER
+    return JournalState.HOT if contents.header is not None else JournalState.MALFORMED

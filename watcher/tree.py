@@ -1,0 +1,305 @@
+"""Which paths are ours: the root, the layout and the patterns; how to reach a pair of files safely; the walk.
+
+The containers write this tree, so a name in it is never followed on trust. Whatever is opened is walked to from the
+root by `openat` with O_NOFOLLOW | O_DIRECTORY, and what was reached is judged by `fstat` of the descriptor.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from watcher.names import parse_printable, printable
+from watcher.settings import Layout, TreeSettings
+
+__all__ = ["SUFFIX", "Gone", "OutsideTreeError", "Place", "RootMissingError", "Tree", "UnsafeError"]
+
+SUFFIX = "-journal"
+"""What SQLite appends to a database's name for its rollback journal."""
+
+O_PATH: int = getattr(os, "O_PATH", 0)
+_ENTER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class OutsideTreeError(ValueError):
+    """A path that a person gave names no database of this tree. The message says why."""
+
+
+class RootMissingError(OSError):
+    """The root is not there, or is no directory that we may enter."""
+
+
+class Gone(Exception):  # noqa: N818 - the normal course of things, not an error
+    """What was to be looked at is not there (any more)."""
+
+
+class UnsafeError(Exception):
+    """What is there is nothing that we may touch (DESIGN.md, section 6). The message says what it is."""
+
+
+class Place(NamedTuple):
+    """A database of the tree by its name: the key that hints carry and that the reconciler works on.
+
+    Attributes:
+        directory: the path of its directory below the root, `/` between components; empty for the root itself.
+        name: the database's file name; its journal is `name` with `-journal` behind it.
+    """
+
+    directory: str
+    name: str
+
+    @property
+    def journal_name(self) -> str:
+        return self.name + SUFFIX
+
+    @property
+    def relative(self) -> str:
+        """The database's path below the root."""
+        return f"{self.directory}/{self.name}" if self.directory else self.name
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The directories between the root and the database."""
+        return tuple(self.directory.split("/")) if self.directory else ()
+
+
+class Tree:
+    """The tree of one installation. It keeps no state: each question is answered by the file system of that moment."""
+
+    def __init__(self, settings: TreeSettings) -> None:
+        self.root = Path(settings.root)
+        self.layout: Layout | None = Layout.parse(settings.layout) if settings.layout is not None else None
+        self._root = os.fspath(self.root)
+        self._patterns = () if "*" in settings.databases else settings.databases
+        self._excluded = frozenset(settings.exclude)
+
+    # --- which names are ours ---
+
+    def admits_directory(self, depth: int, name: str) -> bool:
+        """Whether a directory of this name, `depth` directories below the root, may lie on the way to a database."""
+        if name in self._excluded:
+            return False
+        if self.layout is None:
+            return True
+        return depth < self.layout.depth and self.layout.match_directory(depth, name)
+
+    def holds_databases(self, parts: Sequence[str]) -> bool:
+        """Whether databases may lie in this directory (its components below the root)."""
+        if self._excluded and not self._excluded.isdisjoint(parts):
+            return False
+        return self.layout is None or self.layout.match(parts) is not None
+
+    def admits_database(self, name: str) -> bool:
+        """Whether a database of this file name is one of ours."""
+        return not self._patterns or any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+    def place_of_journal(self, directory: str, file_name: str) -> Place | None:
+        """The place whose journal this file is by its name, or None where it is none of ours.
+
+        Args:
+            directory: path below the root, empty for the root.
+            file_name: the name of the file in it.
+        """
+        if not file_name.endswith(SUFFIX) or len(file_name) == len(SUFFIX):
+            return None
+        place = Place(directory, file_name.removesuffix(SUFFIX))
+        return place if self.admits_database(place.name) and self.holds_databases(place.parts) else None
+
+    def session(self, place: Place) -> dict[str, str]:
+        """The fields of the layout with their values for this place; empty without a layout."""
+        return {} if self.layout is None else self.layout.match(place.parts) or {}
+
+    def path(self, place: Place) -> str:
+        """The database's absolute path, for messages and patterns; nothing is opened by it."""
+        return os.path.join(self._root, place.relative)
+
+    def locate(self, path: str) -> Place:
+        """The place that a person means: the path of a database or of its journal, absolute, relative to the working
+        directory or to the root, as the file system has it or as a log line of ours shows it.
+
+        Raises:
+            OutsideTreeError: it is none of this tree.
+        """
+        refused: OutsideTreeError | None = None
+        for spelled in dict.fromkeys((path, parse_printable(path))):
+            for base in (os.getcwd(), self._root):
+                try:
+                    place = self._place_at(os.path.normpath(os.path.join(base, spelled)), path)
+                except OutsideTreeError as error:
+                    refused = refused or error
+                    continue
+                if self._exists(place):
+                    return place
+                refused = OutsideTreeError(f"{printable(path)}: there is no such database or journal")
+        assert refused is not None
+        raise refused
+
+    def _place_at(self, absolute: str, given: str) -> Place:
+        for root in dict.fromkeys((os.path.normpath(self._root), os.path.realpath(self._root))):
+            for spelled in dict.fromkeys((absolute, _resolved_parent(absolute))):
+                if not spelled.startswith(root.rstrip("/") + "/"):
+                    continue
+                directory, _, name = spelled[len(root.rstrip("/")) + 1 :].rpartition("/")
+                place = Place(directory, name)
+                if name.endswith(SUFFIX) and len(name) > len(SUFFIX) and not self._is_named_so(place):
+                    place = Place(directory, name.removesuffix(SUFFIX))
+                if not self.holds_databases(place.parts):
+                    wanted = "tree.exclude leaves it out" if self.layout is None else f"not of layout {self.layout}"
+                    raise OutsideTreeError(f"{printable(given)}: no directory of this tree holds it ({wanted})")
+                if not self.admits_database(place.name):
+                    raise OutsideTreeError(f"{printable(given)}: no pattern of tree.databases matches its name")
+                return place
+        raise OutsideTreeError(f"{printable(given)}: outside the tree {printable(self._root)}")
+
+    def _is_named_so(self, place: Place) -> bool:
+        """Whether a file called `x-journal` is a database of that name, having a journal of its own beside it."""
+        return os.path.lexists(os.path.join(self._root, place.directory, place.journal_name))
+
+    def _exists(self, place: Place) -> bool:
+        path = self.path(place)
+        return os.path.lexists(path) or os.path.lexists(path + SUFFIX)
+
+    # --- reaching it ---
+
+    def open_root(self) -> int:
+        """A descriptor of the root's directory; the caller closes it.
+
+        Raises:
+            RootMissingError: it cannot be opened.
+        """
+        try:
+            return os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RootMissingError(error.errno, error.strerror, self._root) from error
+
+    def enter(self, directory: str) -> int:
+        """A descriptor of a directory below the root, reached without following a link; the caller closes it.
+
+        Raises:
+            Gone: it is not there.
+            UnsafeError: a component is a symbolic link or no directory, or may not be entered.
+            RootMissingError: the root is not there.
+            OSError: we have run out of descriptors or memory, or the file system fails.
+        """
+        reached = self.open_root()
+        parts = directory.split("/") if directory else []
+        try:
+            for index, part in enumerate(parts):
+                # What lies between need only be searched, not listed; the last one is synced after a delete in it.
+                mode = os.O_RDONLY if index == len(parts) - 1 or not O_PATH else O_PATH
+                below = _enter_one(part, reached, mode)
+                os.close(reached)
+                reached = below
+        except BaseException:
+            os.close(reached)
+            raise
+        return reached
+
+    # --- walking it ---
+
+    def journals(self) -> Iterator[Place]:
+        """Every journal of the tree by its name, directory by directory.
+
+        What vanishes or may not be entered during the walk is passed over: it is met again at the next.
+
+        Raises:
+            RootMissingError: the root is not there.
+        """
+        for directory, files in self.walk():
+            for file_name in files:
+                place = self.place_of_journal(directory, file_name)
+                if place is not None:
+                    yield place
+
+    def walk(self) -> Iterator[tuple[str, list[str]]]:
+        """Every directory that may hold databases or directories of the tree, with the names of what is no directory
+        in it; links to directories are not entered.
+
+        Raises:
+            RootMissingError: the root is not there.
+        """
+        with _descriptor(self.open_root()) as root:
+            yield from self._walk_below(root, "", 0)
+
+    def _walk_below(self, descriptor: int, directory: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+        # Depth first with one open descriptor a level: a hostile tree that is very deep ends at PATH_MAX or, before
+        # that, at the descriptors that we may have, and either is an OSError of that branch alone.
+        files, directories = [], []
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if self.admits_directory(depth, entry.name):
+                        directories.append(entry.name)
+                else:
+                    files.append(entry.name)
+        yield directory, files
+        if depth >= MAX_DEPTH:
+            return
+        for name in directories:
+            try:
+                below = _enter_one(name, descriptor, os.O_RDONLY)
+            except (Gone, UnsafeError):
+                continue
+            with _descriptor(below):
+                try:
+                    yield from self._walk_below(below, f"{directory}/{name}" if directory else name, depth + 1)
+                except PermissionError:
+                    continue
+
+
+MAX_DEPTH = 64
+"""Directories below the root that a walk without a layout descends: deeper ones are nobody's sessions."""
+
+
+def _resolved_parent(path: str) -> str:
+    """The path with the links of its directory resolved, but not those of the file itself."""
+    directory, name = os.path.split(path)
+    return os.path.join(os.path.realpath(directory), name)
+
+
+def _enter_one(part: str, at: int, mode: int) -> int:
+    try:
+        return os.open(part, mode | _ENTER, dir_fd=at)
+    except FileNotFoundError as error:
+        raise Gone(f"the directory {printable(part)} is not there") from error
+    except PermissionError as error:
+        raise UnsafeError(f"the directory {printable(part)} may not be entered by us (uid {os.geteuid()})") from error
+    except OSError as error:
+        if error.errno not in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            raise
+        raise UnsafeError(f"{printable(part)} on the way to it is {_kind_at(part, at)}, not a directory") from error
+
+
+def _kind_at(name: str, at: int) -> str:
+    try:
+        return kind_of(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
+    except OSError:
+        return "something that cannot be looked at"
+
+
+def kind_of(mode: int) -> str:
+    """What a file of this `st_mode` is, in words."""
+    kinds = {
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFDIR: "a directory",
+        stat.S_IFREG: "a plain file",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFBLK: "a block device",
+        stat.S_IFCHR: "a character device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "a file of an unknown kind")
+
+
+@contextmanager
+def _descriptor(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
