@@ -1,0 +1,145 @@
+"""The writers beside which the poller's tests read: real processes in real transactions, and what they do to reads."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+# One command a line on stdin, answered when it is done. A cache of a few pages makes a transaction spill: its journal
+# is synced and hot then, though nothing is committed. `begin` and `more` each journal pages that were not there yet.
+_WRITER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], uri=True, isolation_level=None)
+connection.execute("PRAGMA cache_size = 4")
+row = 0
+for line in sys.stdin:
+    command = line.strip()
+    if command in ("begin", "more"):
+        if command == "begin":
+            connection.execute("BEGIN")
+            row = 0
+        connection.execute("UPDATE t SET body = randomblob(900) WHERE id > ? AND id <= ?", (row, row + 20))
+        row += 20
+    else:
+        connection.execute(command)
+    print("done", flush=True)
+"""
+ROWS = 800
+
+
+def make_database(path: Path) -> None:
+    """A database of some hundred pages, with the table t(id, body)."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA page_size = 1024")
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, body BLOB)")
+        connection.executemany("INSERT INTO t VALUES (?, zeroblob(900))", [(row + 1,) for row in range(ROWS)])
+
+
+class Writer:
+    """A process that writes one database when it is told to."""
+
+    def __init__(self, database: Path, vfs: str | None) -> None:
+        uri = database.absolute().as_uri() + (f"?vfs={vfs}" if vfs else "")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def tell(self, command: str) -> None:
+        """`begin` a transaction that spills, write `more` in it, or any SQL; comes back when it is done."""
+        stdin, stdout = self._pipes()
+        stdin.write(f"{command}\n")
+        stdin.flush()
+        assert stdout.readline() == "done\n"
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait(10)
+
+    def close(self) -> None:
+        self.kill()
+        for pipe in self._pipes():
+            pipe.close()
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        return self._process.stdin, self._process.stdout
+
+
+@contextmanager
+def writing(database: Path) -> Iterator[Writer]:
+    """A writer with ordinary locks, gone at the end."""
+    with closing(Writer(database, None)) as writer:
+        yield writer
+
+
+@contextmanager
+def writing_unseen(database: Path) -> Iterator[Writer]:
+    """A writer whose locks nobody sees, as a guest's behind a VM's mount: its journal looks hot to a reader."""
+    with closing(Writer(database, "unix-none")) as writer:
+        yield writer
+
+
+def crash(database: Path) -> None:
+    """Leave a real hot journal beside the database: a writer is killed in a transaction that has spilled."""
+    with writing(database) as writer:
+        writer.tell("begin")
+        writer.kill()
+
+
+def recover(database: Path) -> None:
+    """Let SQLite roll the journal back, as any read-write open does."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("SELECT count(*) FROM t").fetchone()
+
+
+def count_read_only(database: Path) -> int:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        count: int = connection.execute("SELECT count(*) FROM t").fetchone()[0]
+        return count
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "outbound.db"
+    make_database(path)
+    return path
+
+
+def test_an_unseen_writer_in_a_transaction_makes_every_read_race_until_it_commits(database: Path) -> None:
+    with writing_unseen(database) as writer:
+        writer.tell("begin")
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError) as raised:
+                count_read_only(database)
+            assert raised.value.sqlite_errorname == "SQLITE_READONLY_ROLLBACK"
+        writer.tell("COMMIT")
+        assert count_read_only(database) == ROWS
+
+
+def test_a_seen_writer_in_a_transaction_that_has_spilled_locks_readers_out(database: Path) -> None:
+    with writing(database) as writer:
+        writer.tell("begin")
+        with (
+            closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0)) as reader,
+            pytest.raises(sqlite3.OperationalError) as raised,
+        ):
+            reader.execute("SELECT count(*) FROM t")
+        assert raised.value.sqlite_errorname == "SQLITE_BUSY"
+
+
+def test_a_killed_writer_leaves_a_journal_that_only_a_read_write_open_rolls_back(database: Path) -> None:
+    crash(database)
+    with pytest.raises(sqlite3.OperationalError) as raised:
+        count_read_only(database)
+    assert raised.value.sqlite_errorname == "SQLITE_READONLY_ROLLBACK"
+    recover(database)
+    assert count_read_only(database) == ROWS
