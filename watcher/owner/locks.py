@@ -1,0 +1,118 @@
+"""The `locks` probe: does a process hold a writer's lock on the database?
+
+SQLite's unix VFS takes POSIX advisory locks on bytes of the database file (os_unix.c, `PENDING_BYTE` and its
+neighbours): a writer holds a write lock on RESERVED from its first change to its commit, and on PENDING and the SHARED
+range while it writes the database; a reader holds a read lock in the SHARED range, and for a moment one on PENDING.
+F_GETLK tells whether such a lock is held, and by whom, without taking one and without any privilege.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+
+from watcher.filesystem import FileSystem
+from watcher.owner.testimony import Answer, Evidence
+from watcher.settings import LocksMode
+
+__all__ = ["LocksProbe", "holder_of", "reader_of", "writer_of"]
+
+PENDING_BYTE = 0x40000000
+_WRITER_BYTES = (PENDING_BYTE, 2)  # PENDING and RESERVED
+_SHARED_RANGE = (PENDING_BYTE + 2, 510)
+
+
+def writer_of(descriptor: int) -> int | None:
+    """The pid of a process with a writer's lock on the database, or None.
+
+    Asked with F_RDLCK, so that readers, who hold read locks on PENDING for moments, do not show.
+
+    Args:
+        descriptor: of the database; no SQLite connection of this process may be on it (closing the descriptor would
+            drop that connection's locks, fcntl(2)).
+
+    Returns:
+        A pid in our own pid namespace; 0 where the holder is in one that ours does not see, -1 where the lock is no
+        process's (an open file description lock, or one held elsewhere).
+
+    Raises:
+        OSError: the file system knows no such locks.
+    """
+    return holder_of(descriptor, fcntl.F_RDLCK, *_WRITER_BYTES)
+
+
+def reader_of(descriptor: int) -> int | None:
+    """The pid of a process with any lock in the SHARED range, as :func:`writer_of` gives it: no testimony about the
+    owner, but while it is held no rollback can begin."""
+    return holder_of(descriptor, fcntl.F_WRLCK, *_SHARED_RANGE)
+
+
+def holder_of(descriptor: int, kind: int, start: int, length: int) -> int | None:
+    """F_GETLK: who holds a lock that conflicts with one of `kind` on these bytes.
+
+    Raises:
+        OSError: as fcntl(2).
+    """
+    while True:
+        try:
+            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*_flock(kind, start, length)))
+        except OSError as error:
+            if error.errno == errno.EINTR:
+                continue
+            raise
+        found, pid = _kind_and_pid(_FLOCK.unpack(answer))
+        return None if found == fcntl.F_UNLCK else pid
+
+
+if sys.platform == "darwin":  # struct flock: l_start, l_len, l_pid, l_type, l_whence
+    _FLOCK = struct.Struct("qqihh")
+
+    def _flock(kind: int, start: int, length: int) -> tuple[int, ...]:
+        return (start, length, 0, kind, os.SEEK_SET)
+
+    def _kind_and_pid(flock: tuple[int, ...]) -> tuple[int, int]:
+        return flock[3], flock[2]
+
+else:  # Linux with 64-bit offsets: l_type, l_whence, l_start, l_len, l_pid
+    _FLOCK = struct.Struct("hhqqi4x")
+
+    def _flock(kind: int, start: int, length: int) -> tuple[int, ...]:
+        return (kind, os.SEEK_SET, start, length, 0)
+
+    def _kind_and_pid(flock: tuple[int, ...]) -> tuple[int, int]:
+        return flock[0], flock[4]
+
+
+class LocksProbe:
+    """ALIVE where a writer's lock is held; EXITED where none is and locks are this kernel's own; else silent."""
+
+    name = "locks"
+
+    def __init__(self, mode: LocksMode) -> None:
+        self._trusts = mode is LocksMode.TRUST
+
+    def testify(self, database_fd: int, file_system: FileSystem, foreign_kernel: str | None) -> Evidence:
+        """Ask for a writer's lock.
+
+        Args:
+            database_fd: as for :func:`writer_of`.
+            file_system: that of the database.
+            foreign_kernel: why guests run on a kernel whose locks are not seen here; None where nothing says so.
+        """
+        try:
+            pid = writer_of(database_fd)
+        except OSError as error:
+            return Evidence(self.name, Answer.UNKNOWN, f"the file system refuses to tell of locks ({error.strerror})")
+        if pid is not None:
+            whom = f"pid {pid} holds" if pid > 0 else "a process that we cannot see holds"
+            return Evidence(self.name, Answer.ALIVE, f"{whom} the writer's lock", pid if pid > 0 else None)
+        if self._trusts:
+            return Evidence(self.name, Answer.EXITED, "nobody holds the writer's lock (owner.locks: trust)")
+        if not file_system.is_local:
+            return Evidence(self.name, Answer.SILENT, f"locks of writers elsewhere do not show on {file_system.name}")
+        if foreign_kernel is not None:
+            return Evidence(self.name, Answer.SILENT, f"locks of guests do not show here: {foreign_kernel}")
+        return Evidence(self.name, Answer.EXITED, f"nobody holds the writer's lock ({file_system.name}, local locks)")

@@ -1,0 +1,73 @@
+"""One process by its pid: does it run, and since when?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import psutil
+
+from watcher.owner.clock import boot_time_ns
+
+__all__ = ["Process", "process_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that runs.
+
+    Attributes:
+        start_ticks: its start in clock ticks after the boot (proc(5), field 22 of /proc/PID/stat); None where the
+            system does not count so.
+        started_ns: its start by the wall clock of now, in nanoseconds since the epoch.
+    """
+
+    start_ticks: int | None
+    started_ns: int
+
+
+def process_of(pid: int) -> Process | None:
+    """The process of this pid in our own pid namespace; None where there is none, or only a zombie: it has let go of
+    its locks and files, and waits for nothing but its parent.
+
+    Raises:
+        PermissionError: it runs, and the system tells us no more of it.
+    """
+    if sys.platform != "linux":
+        return _by_psutil(pid)
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            line = stat.read(4096)
+    except (FileNotFoundError, ProcessLookupError):
+        if _exists(pid):  # /proc is mounted with hidepid
+            raise PermissionError(f"/proc tells nothing of pid {pid}") from None
+        return None
+    # The second field is the command in parentheses, and may itself hold anything: count from the last parenthesis.
+    fields = line.rpartition(b")")[2].split()
+    if fields[0] in {b"Z", b"X", b"x"}:
+        return None
+    ticks = int(fields[19])
+    return Process(ticks, boot_time_ns() + ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")))
+
+
+def _by_psutil(pid: int) -> Process | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Process(None, int(process.create_time() * 1e9))
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied as error:
+        raise PermissionError(f"the system tells nothing of pid {pid}") from error
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,269 @@
+"""The recovery of one database, step by step: snapshot, last judgement, rollback, verification.
+
+It is told which pair, and does not know who asked. Killing the process at any moment of this loses nothing: the journal
+is SQLite's, and stays hot until SQLite has finished with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from watcher import rollback, verification
+from watcher.filesystem import FileSystem
+from watcher.journal import JournalState
+from watcher.look import Look, Pair
+from watcher.owner.locks import reader_of
+from watcher.owner.testimony import Judgement, Verdict
+from watcher.records.record import Outcome, Record
+from watcher.settings import RecoverySettings, VerifyMode
+from watcher.snapshots import SnapshotError, Snapshots, SnapshotSkipped
+from watcher.tree import Gone
+from watcher.verification import Health
+
+__all__ = ["Attempt", "Recovery"]
+
+_SETTLE_ELSEWHERE_S = 0.5
+_READER_AGAIN_S = 0.01
+"""A host's poll holds its read lock for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of one try.
+
+    Attributes:
+        record: as for the history.
+        again_in_s: where it was too early: when to try again, seconds.
+        warnings: what went wrong beside it, and did not stop it: (`snapshot_skipped` or `snapshot_failed`, message).
+        note: what a person may want to know of a success, e.g. why it was not verified.
+    """
+
+    record: Record
+    again_in_s: float | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
+    note: str | None = None
+
+
+class Recovery:
+    """Recovers databases by the settings of one installation. May be used by several threads, each on its own pair.
+
+    Args:
+        judge: asks about the owner of a pair, afresh.
+        snapshots: None where the settings want none.
+    """
+
+    def __init__(
+        self, settings: RecoverySettings, judge: Callable[[Pair, Look], Judgement], snapshots: Snapshots | None
+    ) -> None:
+        self._settings = settings
+        self._judge = judge
+        self._snapshots = snapshots
+
+    def settle_s(self, file_system: FileSystem) -> float:
+        """How long both files must have been still, seconds: on a local file system nothing comes late."""
+        if self._settings.settle is not None:
+            return self._settings.settle
+        return 0.0 if file_system.is_local else _SETTLE_ELSEWHERE_S
+
+    def obstacle(self, look: Look) -> str | None:
+        """Why a pair of this look would be refused although its owner has exited; None where it would not be."""
+        if look.state is not JournalState.MALFORMED:
+            return None
+        if self._snapshots is None:
+            return "SQLite would delete a journal without a valid header, and recovery.snapshot is off"
+        return self._snapshots.obstacle(look)
+
+    def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float) -> Attempt:
+        """Recover the database of a pair whose owner was judged to have exited.
+
+        Args:
+            pair: held by this thread.
+            look: the one that was judged; the pair's last.
+            since: when that look began, by `time.monotonic`.
+            still_for_s: how long the pair has been seen unchanged, seconds.
+
+        Raises:
+            Gone: the journal is gone: somebody else has finished.
+            OSError: the file system fails, or we have run out of descriptors.
+        """
+        record = Record(
+            database=pair.path, session=pair.session, outcome=Outcome.FAILED, journal_size=look.size_bytes
+        )
+        settle_s = self.settle_s(pair.file_system())
+        if still_for_s < settle_s:
+            wait = settle_s - still_for_s
+            return _ended(record, Outcome.BUSY, since, f"not yet still for {settle_s:g} s", again_in_s=wait)
+        reader = self._reader(pair, look)
+        if reader is not None:
+            return _ended(record, Outcome.BUSY, since, reader, again_in_s=_READER_AGAIN_S)
+        snapshot, warnings = self._take_snapshot(pair, look)
+        if snapshot is None and self._must_have_snapshot(look):
+            event, why = warnings[-1] if warnings else ("snapshot_skipped", "recovery.snapshot is off")
+            outcome = Outcome.REFUSED if event == "snapshot_skipped" else Outcome.FAILED
+            return _ended(record, outcome, since, f"not without a snapshot: {why}", warnings=warnings)
+        try:
+            return self._act(pair, look, replace(record, snapshot=snapshot), since, warnings)
+        except BaseException:
+            self._forget(snapshot)
+            raise
+
+    def _act(
+        self, pair: Pair, look: Look, record: Record, since: float, warnings: tuple[tuple[str, str], ...]
+    ) -> Attempt:
+        # The last judgement comes right before the open, after the copy, which may have taken long.
+        judgement = self._judge(pair, look)
+        record = replace(record, owner=judgement)
+        if judgement.verdict is not Verdict.EXITED:
+            outcome = Outcome.WAITING if judgement.verdict is Verdict.ALIVE else Outcome.HELD
+            return self._without_doing(record, outcome, since, judgement.reason, warnings)
+        again = pair.look()
+        if again != look:
+            # A lock that was free right after a commit: nothing is there to do, and the database is not opened.
+            outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
+            return self._without_doing(record, outcome, since, "the files have changed meanwhile", warnings)
+        try:
+            rolled = rollback.roll_back(pair, look, busy_timeout_s=self._settings.busy_timeout)
+        except rollback.BusyError as error:
+            return self._without_doing(record, Outcome.BUSY, since, str(error), warnings)
+        except rollback.CorruptError as error:
+            return self._corrupt(record, since, str(error), warnings)
+        except rollback.RollbackError as error:
+            return _ended(record, Outcome.FAILED, since, str(error), warnings=warnings)
+        if not rolled.found_something:
+            return self._without_doing(record, Outcome.CLEAN, since, None, warnings)
+        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since, warnings)
+
+    def _read_back(
+        self,
+        pair: Pair,
+        look: Look,
+        record: Record,
+        rolled: rollback.Rolled,
+        since: float,
+        warnings: tuple[tuple[str, str], ...],
+    ) -> Attempt:
+        left = _hot_again(pair, look)
+        if left is not None:
+            return _ended(record, Outcome.FAILED, since, left, warnings=warnings)
+        note = None
+        if rolled.is_wal:
+            note = "not verified: its header says WAL, which wants shared memory beside it"
+        else:
+            try:
+                rollback.read_back(pair, look)
+            except rollback.BusyError as error:
+                note = f"not verified: {error}"
+            except rollback.CorruptError as error:
+                return self._corrupt(record, since, str(error), warnings)
+            except rollback.RollbackError as error:
+                return _ended(record, Outcome.FAILED, since, f"rolled back, but {error}", warnings=warnings)
+        return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note)
+
+    def verify(self, pair: Pair, record: Record) -> tuple[Health, str]:
+        """The thorough verification of a recovered database, where the settings ask for one: it may take long.
+
+        Returns:
+            Its health, and SQLite's words. For `verify: read` it is sound: it has been read.
+        """
+        if self._settings.verify is VerifyMode.READ or record.outcome is not Outcome.RECOVERED:
+            return Health.SOUND, "read"
+        return verification.check(pair.directory_fd, pair.place.name, self._settings.verify)
+
+    @property
+    def verifies_thoroughly(self) -> bool:
+        """Whether :meth:`verify` has anything to do."""
+        return self._settings.verify is not VerifyMode.READ
+
+    def condemn(self, record: Record, words: str) -> Record:
+        """The record of a recovered database that :meth:`verify` has found corrupt; its snapshot is kept longer."""
+        kept = self._keep_for_corrupt(record.snapshot)
+        return replace(record, outcome=Outcome.CORRUPT, error=words, snapshot=kept)
+
+    def sync_snapshot(self, path: str) -> None:
+        """Put a snapshot on the disk, after the recovery.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        if self._snapshots is not None:
+            self._snapshots.sync(path)
+
+    def _take_snapshot(self, pair: Pair, look: Look) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+        if self._snapshots is None:
+            return None, ()
+        try:
+            return self._snapshots.take(pair, look), ()
+        except SnapshotSkipped as error:
+            return None, (("snapshot_skipped", str(error)),)
+        except SnapshotError as error:
+            return None, (("snapshot_failed", str(error)),)
+
+    def _must_have_snapshot(self, look: Look) -> bool:
+        required = self._settings.snapshot is not None and self._settings.snapshot.required
+        return required or look.state is JournalState.MALFORMED
+
+    def _without_doing(
+        self,
+        record: Record,
+        outcome: Outcome,
+        since: float,
+        error: str | None,
+        warnings: tuple[tuple[str, str], ...],
+    ) -> Attempt:
+        self._forget(record.snapshot)
+        return _ended(replace(record, snapshot=None), outcome, since, error, warnings=warnings)
+
+    def _forget(self, snapshot: str | None) -> None:
+        if snapshot is not None and self._snapshots is not None:
+            self._snapshots.drop(snapshot)
+
+    def _corrupt(
+        self, record: Record, since: float, words: str, warnings: tuple[tuple[str, str], ...]
+    ) -> Attempt:
+        kept = self._keep_for_corrupt(record.snapshot)
+        return _ended(replace(record, snapshot=kept), Outcome.CORRUPT, since, words, warnings=warnings)
+
+    def _keep_for_corrupt(self, snapshot: str | None) -> str | None:
+        if snapshot is None or self._snapshots is None:
+            return snapshot
+        try:
+            return self._snapshots.keep_for_corrupt(snapshot)
+        except SnapshotError:
+            return snapshot if os.path.isdir(snapshot) else None
+
+    @staticmethod
+    def _reader(pair: Pair, look: Look) -> str | None:
+        """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
+        assert look.database is not None
+        with pair.database_readable(look.database) as descriptor:
+            pid = reader_of(descriptor)
+        if pid is None:
+            return None
+        return f"pid {pid} is reading it" if pid > 0 else "a process that we cannot see is reading it"
+
+
+def _hot_again(pair: Pair, look: Look) -> str | None:
+    try:
+        again = pair.look()
+    except Gone:
+        return None
+    if again.journal == look.journal and not again.state.is_cold:
+        return "its journal is still there after the rollback"
+    return None
+
+
+def _ended(
+    record: Record,
+    outcome: Outcome,
+    since: float,
+    error: str | None,
+    *,
+    again_in_s: float | None = None,
+    warnings: tuple[tuple[str, str], ...] = (),
+    note: str | None = None,
+) -> Attempt:
+    duration_ms = (time.monotonic() - since) * 1000
+    return Attempt(replace(record, outcome=outcome, error=error, duration_ms=duration_ms), again_in_s, warnings, note)
