@@ -21,7 +21,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from watcher.settings.errors import EMPTY, Problem, Unfit, clipped, dotted
+from watcher.settings.errors import EMPTY, Problem, UnfitError, clipped, dotted
 
 __all__ = ["parse", "read_text"]
 
@@ -34,7 +34,7 @@ _NULL = re.compile(r"(?:~|null|Null|NULL|)")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)")
 _INT = re.compile(r"(?:[-+]?[0-9]{1,20}|0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16})")
 _FLOAT = re.compile(
-    r"(?:[-+]?(?:\.[0-9]{1,30}|[0-9]{1,30}(?:\.[0-9]{0,30})?)(?:[eE][-+]?[0-9]{1,5})?"
+    r"(?:[-+]?(?:\.[0-9]{1,30}|[0-9]{1,30}(?:\.[0-9]{0,30}|(?=[eE])))(?:[eE][-+]?[0-9]{1,5})?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
 )
 _UNQUOTED = re.compile(r"[:,\[-] ?[{*&]")
@@ -44,26 +44,26 @@ def read_text(path: str) -> str:
     """The text of a settings file.
 
     Raises:
-        Unfit: it is not there, cannot be read, is no plain file, is larger than 1 MiB, or is no UTF-8. A FIFO or a
+        UnfitError: it is not there, cannot be read, is no plain file, is larger than 1 MiB, or is no UTF-8. A FIFO or a
             device is not waited for.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        raise Unfit(_why_not(error)) from None
+        raise UnfitError(_why_not(error)) from None
     except ValueError:
-        raise Unfit("no file can have this name") from None
+        raise UnfitError("no file can have this name") from None
     try:
         content = _bounded(descriptor)
     except OSError as error:
-        raise Unfit(_why_not(error)) from None
+        raise UnfitError(_why_not(error)) from None
     finally:
         os.close(descriptor)
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise Unfit(
+        raise UnfitError(
             f"expected UTF-8, got the byte 0x{content[error.start]:02x} at position {error.start}, in line {line}"
         ) from None
 
@@ -84,13 +84,13 @@ def _bounded(descriptor: int) -> bytes:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         kind = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        raise Unfit(f"expected a plain file, got {kind.get(stat.S_IFMT(status.st_mode), 'a device')}")
+        raise UnfitError(f"expected a plain file, got {kind.get(stat.S_IFMT(status.st_mode), 'a device')}")
     content = b""
     if status.st_size <= _LARGEST_FILE:
         while len(content) <= _LARGEST_FILE and (piece := os.read(descriptor, _LARGEST_FILE + 1 - len(content))):
             content += piece
     if status.st_size > _LARGEST_FILE or len(content) > _LARGEST_FILE:
-        raise Unfit(f"expected a file of at most 1 MiB, got {max(status.st_size, len(content))} bytes")
+        raise UnfitError(f"expected a file of at most 1 MiB, got {max(status.st_size, len(content))} bytes")
     return content
 
 
@@ -102,20 +102,19 @@ def parse(text: str) -> tuple[object, list[Problem]]:
         problems: a key that is written twice (the first one counts), a key that is no text, a tag.
 
     Raises:
-        Unfit: it is no YAML, or has an alias, or is too deep or has too many entries; with line and column.
+        UnfitError: it is no YAML, or has an alias, or is too deep or has too many entries; with line and column.
     """
-    composer = _BoundedComposer(text)
+    try:
+        composer = _BoundedComposer(text)
+    except ReaderError as error:
+        raise UnfitError(_control_character(error, text)) from None
     try:
         root = composer.get_single_node()
-    except ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        column = error.position - text.rfind("\n", 0, error.position)
-        raise Unfit(f"line {line}, column {column}: a control character, {clipped(text[error.position])}") from None
     except MarkedYAMLError as error:
-        raise Unfit(_told(error, text)) from None
+        raise UnfitError(_told(error, text)) from None
     except (YAMLError, ValueError, OverflowError):  # PyYAML converts some numbers, as in "\U7fffffff", unguarded
         line, column = composer.line + 1, composer.column + 1
-        raise Unfit(f"line {line}, column {column}: not YAML: a number that means nothing here") from None
+        raise UnfitError(f"line {line}, column {column}: not YAML: a number that means nothing here") from None
     problems: list[Problem] = []
     return (EMPTY if root is None else _data(root, (), problems)), problems
 
@@ -167,6 +166,12 @@ class _BoundedComposer(Reader, Scanner, Parser, Composer, BaseResolver):
         return node
 
 
+def _control_character(error: ReaderError, text: str) -> str:
+    line = text.count("\n", 0, error.position) + 1
+    column = error.position - text.rfind("\n", 0, error.position)
+    return f"line {line}, column {column}: a control character, {clipped(text[error.position])}"
+
+
 def _told(error: MarkedYAMLError, text: str) -> str:
     problem, mark = clipped(error.problem or "", 120), error.problem_mark or error.context_mark
     if mark is None:
@@ -206,7 +211,7 @@ def _scalar(node: ScalarNode) -> object:
     text: str = node.value
     match node.tag.removeprefix(_TAG):
         case "str":
-            return text
+            return _paired(text)
         case "null" if _NULL.fullmatch(text):
             return EMPTY if not text and not node.style else None
         case "bool" if _BOOL.fullmatch(text):
@@ -228,7 +233,13 @@ def _mapping(node: MappingNode, path: tuple[str | int, ...], problems: list[Prob
             )
             problems.append(Problem(dotted(path), f"expected a text for a key in line {_line(key_node)}, got {found}"))
             continue
-        key: str = key_node.value
+        key = _paired(key_node.value)
+        if not _is_unicode(key):
+            message = (
+                f'expected a text for a key in line {_line(key_node)}, got "{clipped(key)}", which has no UTF-8 form'
+            )
+            problems.append(Problem(dotted(path), message))
+            continue
         if key in lines:
             message = f"written twice, in line {lines[key]} and in line {_line(key_node)}"
             problems.append(Problem(dotted((*path, key)), message))
@@ -236,6 +247,20 @@ def _mapping(node: MappingNode, path: tuple[str | int, ...], problems: list[Prob
         lines[key] = _line(key_node)
         data[key] = _data(value_node, (*path, key), problems)
     return data
+
+
+def _paired(text: str) -> str:
+    """JSON writes what lies beyond 16 bits as two escapes, which PyYAML leaves apart."""
+    if _is_unicode(text):
+        return text
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:  # half a pair: it stays, for the error that it deserves
+        return text
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _line(node: Node) -> int:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 from watcher.names import printable
 from watcher.settings.document import parse
-from watcher.settings.errors import EMPTY, Problem, Unfit, clipped, dotted
+from watcher.settings.errors import EMPTY, Problem, UnfitError, clipped, dotted
 from watcher.settings.schema import field_at, key_paths
 from watcher.settings.section import wants_text
 
@@ -55,7 +55,7 @@ def overrides(environ: Mapping[str, str]) -> tuple[list[Override], list[Problem]
         elif text:
             try:
                 value, faults = parse(text)
-            except Unfit as error:
+            except UnfitError as error:
                 problems.append(Problem(dotted(path), str(error), variable))
                 continue
             for fault in faults:

@@ -9,7 +9,7 @@ from enum import Enum
 
 from watcher.names import printable
 
-__all__ = ["EMPTY", "NotWritten", "Problem", "SettingsError", "Unfit", "clipped", "dotted", "listed", "shown"]
+__all__ = ["EMPTY", "NotWritten", "Problem", "SettingsError", "UnfitError", "clipped", "dotted", "listed", "shown"]
 
 _ECHOED = 60
 _PRINTED_PROBLEMS = 40
@@ -62,8 +62,8 @@ class SettingsError(Exception):
         return "\n".join(lines)
 
 
-class Unfit(ValueError):  # noqa: N818 - it never leaves this package: pydantic wants a ValueError, and collects them
-    """A value that cannot be used; the text says what was expected.
+class UnfitError(ValueError):
+    """A value that cannot be used; the text says what was expected. pydantic wants a ValueError, and collects them.
 
     Attributes:
         related: dotted paths of other keys that it contradicts.

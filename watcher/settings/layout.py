@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from watcher.settings.errors import Unfit, clipped, shown
+from watcher.settings.errors import UnfitError, clipped, shown
 from watcher.settings.templates import pieces
 
 __all__ = ["Layout"]
@@ -64,14 +64,14 @@ class Layout:
             ValueError: in plain words, what is wrong with it.
         """
         if not text or text.startswith("/") or len(text) > _LONGEST:
-            raise Unfit(
+            raise UnfitError(
                 f'expected directories below tree.root, such as "{{agent_group}}/{{session}}", got {shown(text)}'
             )
         components = tuple(_component(part) for part in text.split("/"))
         fields = [field for component in components for field in component.fields]
         for number, field in enumerate(fields):
             if field in fields[:number]:
-                raise Unfit(f"{{{clipped(field)}}} stands in it twice")
+                raise UnfitError(f"{{{clipped(field)}}} stands in it twice")
         return cls(text, components)
 
     @property
@@ -114,16 +114,16 @@ def _component(part: str) -> _Component:
             literals[-1] += text
             continue
         if fields and not literals[-1]:
-            raise Unfit(
+            raise UnfitError(
                 f"nothing stands between {{{clipped(fields[-1])}}} and {{{clipped(text)}}}, so nobody can tell "
                 "where the one ends"
             )
         fields.append(text)
         literals.append("")
     if not fields and not literals[0]:
-        raise Unfit("an empty directory name in it (a slash at its end, or two in a row)")
+        raise UnfitError("an empty directory name in it (a slash at its end, or two in a row)")
     if not fields and literals[0] in {".", ".."}:
-        raise Unfit(f"{literals[0]} in it; name the directories below tree.root")
+        raise UnfitError(f"{literals[0]} in it; name the directories below tree.root")
     if any("\0" in literal for literal in literals):
-        raise Unfit("a NUL character in it, which no directory's name can hold")
+        raise UnfitError("a NUL character in it, which no directory's name can hold")
     return _Component(tuple(literals), tuple(fields))

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from watcher.names import printable
 from watcher.settings.document import parse, read_text
 from watcher.settings.environment import Override, merge, overrides
-from watcher.settings.errors import EMPTY, Problem, SettingsError, Unfit, dotted, listed, shown
+from watcher.settings.errors import EMPTY, Problem, SettingsError, UnfitError, dotted, listed, shown
 from watcher.settings.layout import Layout
 from watcher.settings.models import Settings
 from watcher.settings.places import Surroundings, surroundings, walked
@@ -45,8 +45,8 @@ def load_settings(path: str | os.PathLike[str] | None = None, environ: Mapping[s
         if data is EMPTY or data is None:
             data = {}
         if not isinstance(data, dict):
-            raise Unfit(f"expected keys, such as tree: and below it root:, got {shown(data)}")
-    except Unfit as error:
+            raise UnfitError(f"expected keys, such as tree: and below it root:, got {shown(data)}")
+    except UnfitError as error:
         raise SettingsError(file, [Problem("", str(error)), *problems]) from None
     problems = [*faults, *problems]
     if "file" in data:  # a field of the model, which only we may set
@@ -76,11 +76,11 @@ def _with_tree(around: Surroundings, tree: object) -> Surroundings:
     root, layout = tree.get("root"), tree.get("layout")
     try:
         fields = Layout.parse(layout).fields if isinstance(layout, str) else () if layout in (None, EMPTY) else None
-    except Unfit:
+    except UnfitError:
         fields = None
     try:
         return dataclasses.replace(around, fields=fields, root=around.path(text_value(root, "a path")))
-    except Unfit:
+    except UnfitError:
         return dataclasses.replace(around, fields=fields)
 
 
@@ -90,14 +90,14 @@ def _problem(error: ErrorDetails, changes: list[Override]) -> Problem:
     is_key = path[-1:] == ("[key]",)
     path = path[:-1] if is_key else path
     cause = error.get("ctx", {}).get("error")
-    related = cause.related if isinstance(cause, Unfit) else ()
+    related = cause.related if isinstance(cause, UnfitError) else ()
     if error["type"] == "missing":
         message = "this key is required"
     elif error["type"] == "extra_forbidden":
         message = unknown_key(path)
     elif error["type"] in {"model_type", "model_attributes_type"}:
         message = f"expected {_section_in_words(path)}, got {shown(error['input'])}"
-    elif isinstance(cause, Unfit):
+    elif isinstance(cause, UnfitError):
         message = f"in its key: {cause}" if is_key else str(cause)
     else:
         raise AssertionError(f"pydantic's {error['type']} has no words of ours")

@@ -11,14 +11,14 @@ import re
 
 from pydantic import PlainValidator
 
-from watcher.settings.errors import Unfit, listed, shown
+from watcher.settings.errors import UnfitError, listed, shown
 
 __all__ = ["compression", "retention", "rotation"]
 
 _NUMBER = r"[0-9]{1,9}(?:\.[0-9]{1,9})?"
 _SIZE = re.compile(rf"({_NUMBER}) ?([kKMGT]i?)?B")
 _SIZE_PREFIXES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-_DURATION_PART = re.compile(rf"({_NUMBER}) ?([a-z]+)(?:, | |,|$)")
+_DURATION_PART = re.compile(rf"({_NUMBER}) ?([a-z]+)(?:,? (?=.)|$)")
 _DURATION_UNITS = {
     "s": 1,
     "sec": 1,
@@ -82,7 +82,7 @@ def rotation() -> PlainValidator:
                 or _MOMENT.fullmatch(value) is not None
             )
         if not sound:
-            raise Unfit(f"expected {expected}, got {shown(value)}")
+            raise UnfitError(f"expected {expected}, got {shown(value)}")
         return value if isinstance(value, str | int) else None
 
     return PlainValidator(validate)
@@ -100,7 +100,7 @@ def retention() -> PlainValidator:
             age = _duration(value)
             sound = age is not None and _SHORTEST <= age <= _TEN_YEARS
         if not sound:
-            raise Unfit(f"expected {expected}, got {shown(value)}")
+            raise UnfitError(f"expected {expected}, got {shown(value)}")
         return value if isinstance(value, str | int) else None
 
     return PlainValidator(validate)
@@ -112,6 +112,6 @@ def compression() -> PlainValidator:
     def validate(value: object) -> str | None:
         if value is None or (isinstance(value, str) and value in _COMPRESSIONS):
             return value
-        raise Unfit(f"expected {listed([*_COMPRESSIONS, 'null'])}, got {shown(value)}")
+        raise UnfitError(f"expected {listed([*_COMPRESSIONS, 'null'])}, got {shown(value)}")
 
     return PlainValidator(validate)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from watcher.names import printable
 from watcher.settings import log_rules, places, values
-from watcher.settings.errors import Unfit
+from watcher.settings.errors import EMPTY, UnfitError
 from watcher.settings.layout import Layout
 from watcher.settings.section import Section
 from watcher.settings.units import format_bytes, format_seconds
@@ -99,7 +99,7 @@ class TreeSettings(Section):
     @classmethod
     def _some_database(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise Unfit('expected at least one shell pattern, such as ["outbound.db"], got an empty list')
+            raise UnfitError('expected at least one shell pattern, such as ["outbound.db"], got an empty list')
         return value
 
 
@@ -126,7 +126,7 @@ class ContainerSettings(Section):
     @model_validator(mode="after")
     def _something_can_match(self) -> "ContainerSettings":
         if not (self.labels or self.name or self.mounts):
-            raise Unfit("expected labels, a name, or mounts: true; nothing here can match a container")
+            raise UnfitError("expected labels, a name, or mounts: true; nothing here can match a container")
         return self
 
 
@@ -167,7 +167,7 @@ class SnapshotSettings(Section):
     def _one_fits(cls, value: int, info: ValidationInfo) -> int:
         one: int | None = info.data.get("max_size")
         if one is not None and value < one:
-            raise Unfit(
+            raise UnfitError(
                 f"expected at least recovery.snapshot.max_size ({format_bytes(one)}), got {format_bytes(value)}",
                 related=("recovery.snapshot.max_size",),
             )
@@ -185,7 +185,7 @@ class RetrySettings(Section):
     def _not_before_the_first(cls, value: float, info: ValidationInfo) -> float:
         first: float | None = info.data.get("first")
         if first is not None and value < first:
-            raise Unfit(
+            raise UnfitError(
                 f"expected at least recovery.retry.first ({format_seconds(first)}), got {format_seconds(value)}",
                 related=("recovery.retry.first",),
             )
@@ -230,27 +230,28 @@ class LogSettings(Section):
     compression: Annotated[str | None, log_rules.compression()] = None
 
 
-def _instance(data: dict[str, Any]) -> str:
-    directory: Path = data["file"].parent
-    return printable(directory.name)[:64].strip() or "/"
-
-
-def _state_dir(data: dict[str, Any]) -> Path:
-    directory: Path = data["file"].parent
-    return directory / ".journal-watcher"
-
-
 class Settings(Section):
     """One installation. `file` is the settings file's own absolute path, not a key of it."""
 
     file: Path = Field(exclude=True)
-    instance: Annotated[str, values.one_line(64)] = Field(default_factory=_instance)
-    state_dir: Annotated[Path, places.outside_tree("a directory")] = Field(
-        default_factory=_state_dir, validate_default=True
-    )
+    # Both defaults come from the file's directory, below: a default_factory would see it only where nothing is wrong.
+    instance: Annotated[str, values.one_line(64)] = ""
+    state_dir: Annotated[Path, places.outside_tree("a directory")] = Path(".journal-watcher")
     tree: TreeSettings
     owner: OwnerSettings = Field(default_factory=OwnerSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
     history: HistorySettings = Field(default_factory=HistorySettings)
     log: LogSettings = Field(default_factory=LogSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_from_the_directory(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("file"), Path):
+            return data
+        directory: Path = data["file"].parent
+        defaults = {
+            "instance": printable(directory.name)[:64].strip() or "/",
+            "state_dir": directory / ".journal-watcher",
+        }
+        return {**data, **{key: value for key, value in defaults.items() if data.get(key, EMPTY) is EMPTY}}

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import PlainValidator, ValidationInfo
+from pydantic import BeforeValidator, PlainValidator, ValidationInfo
 
-from watcher.settings.errors import Unfit, shown
+from watcher.settings.errors import UnfitError, shown
 from watcher.settings.templates import check_fields, escaped
 from watcher.settings.values import text_value
 
@@ -64,7 +64,7 @@ class Surroundings:
         """`text` with a leading `~/` replaced by the home directory.
 
         Raises:
-            Unfit: `~somebody`, or no home directory is known.
+            UnfitError: `~somebody`, or no home directory is known.
         """
         return self._home_of(text) + text[1:] if text.startswith("~") else text
 
@@ -74,9 +74,9 @@ class Surroundings:
 
     def _home_of(self, text: str) -> str:
         if text != "~" and not text.startswith("~/"):
-            raise Unfit(f"only ~/ is expanded, got {shown(text)}; write ./~… for a file of that name")
+            raise UnfitError(f"only ~/ is expanded, got {shown(text)}; write ./~… for a file of that name")
         if not self.home.startswith("/"):
-            raise Unfit(f"~/ stands for the home directory, and this user has none; got {shown(text)}")
+            raise UnfitError(f"~/ stands for the home directory, and this user has none; got {shown(text)}")
         return self.home.rstrip("/")
 
 
@@ -123,7 +123,7 @@ def log_file() -> PlainValidator:
         text, around = text_value(value, "a file"), _around(info)
         file = around.path(text)
         if text.endswith("/") or any(brace in os.fspath(file) for brace in "{}"):
-            raise Unfit(f"expected a file, without braces in its path, got {shown(file)}")
+            raise UnfitError(f"expected a file, without braces in its path, got {shown(file)}")
         return _outside_tree(file, around, "a file")
 
     return PlainValidator(validate)
@@ -134,12 +134,12 @@ def _outside_tree(ours: Path, around: Surroundings, expected: str) -> Path:
         return ours
     root = f"tree.root ({shown(around.root)})"
     if _lies_in(ours, around.root):
-        raise Unfit(
+        raise UnfitError(
             f"expected {expected} outside {root}, got {shown(ours)}: the tree is what containers write",
             related=("tree.root",),
         )
     if _lies_in(around.root, ours):
-        raise Unfit(f"expected {expected} with no {root} inside it, got {shown(ours)}", related=("tree.root",))
+        raise UnfitError(f"expected {expected} with no {root} inside it, got {shown(ours)}", related=("tree.root",))
     return ours
 
 
@@ -170,7 +170,7 @@ def absolute_elsewhere() -> PlainValidator:
     def validate(value: object) -> Path:
         text = text_value(value, "an absolute path")
         if not text.startswith("/"):
-            raise Unfit(f"expected an absolute path, got {shown(text)}")
+            raise UnfitError(f"expected an absolute path, got {shown(text)}")
         return Path(text)
 
     return PlainValidator(validate)
@@ -199,36 +199,38 @@ def beside_database(example: str) -> PlainValidator:
         check_fields(text, around.fields)
         components = text.split("/")
         if ".." in components or components[-1] in {"", "."}:
-            raise Unfit(f"expected {expected}, without .. in it, got {shown(text)}")
+            raise UnfitError(f"expected {expected}, without .. in it, got {shown(text)}")
         return text
 
     return PlainValidator(validate)
 
 
-def argument_list() -> PlainValidator:
+def argument_list() -> BeforeValidator:
     """A program and its arguments, all templates; a program that is named by a relative path starts from `base`."""
     expected = 'a list of a program and its arguments, such as [./alive.sh, "{session}"]'
 
     def validate(value: object, info: ValidationInfo) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not value:
-            raise Unfit(f"expected {expected}, got {'an empty list' if value in ([], ()) else shown(value)}")
+            raise UnfitError(f"expected {expected}, got {'an empty list' if value in ([], ()) else shown(value)}")
         around = _around(info)
         program, *arguments = (_argument(each) for each in value)
         for each in (program, *arguments):
             check_fields(each, around.fields)
         if not program:
-            raise Unfit(f"expected {expected}, got an empty text for the program")
+            raise UnfitError(f"expected {expected}, got an empty text for the program")
         if "/" not in program:
             if "{" in program:
                 # A session may be called `sh`: what the tree is called must not choose a program from PATH.
-                raise Unfit(f"expected a program that has no field in its name, or a path to it, got {shown(program)}")
+                raise UnfitError(
+                    f"expected a program that has no field in its name, or a path to it, got {shown(program)}"
+                )
             return (program, *arguments)
         program = around.expanded_template(program)
         if not program.startswith("/"):
             program = f"{escaped(os.fspath(around.base))}/{program.removeprefix('./')}"
         return (program, *arguments)
 
-    return PlainValidator(validate)
+    return BeforeValidator(validate)
 
 
 def _argument(value: object) -> str:
@@ -242,9 +244,11 @@ def pattern() -> PlainValidator:
     def validate(value: object) -> str:
         text = text_value(value, expected)
         if "/" in text or text in {".", ".."}:
-            raise Unfit(f"expected {expected}, without a directory, got {shown(text)}")
+            raise UnfitError(f"expected {expected}, without a directory, got {shown(text)}")
         if re.search(r"\{[^{}]*\}", text):
-            raise Unfit(f"expected {expected}, without braces (write a * for them, or two patterns), got {shown(text)}")
+            raise UnfitError(
+                f"expected {expected}, without braces (write a * for them, or two patterns), got {shown(text)}"
+            )
         return text
 
     return PlainValidator(validate)
@@ -256,9 +260,9 @@ def name_of_directory() -> PlainValidator:
     def validate(value: object) -> str:
         text = text_value(value, "the name of a directory")
         if "/" in text or text in {".", ".."}:
-            raise Unfit(f"expected the name of a directory, not a path, got {shown(text)}")
+            raise UnfitError(f"expected the name of a directory, not a path, got {shown(text)}")
         if any(character in text for character in "*?["):
-            raise Unfit(f"expected the whole name of a directory, not a pattern, got {shown(text)}")
+            raise UnfitError(f"expected the whole name of a directory, not a pattern, got {shown(text)}")
         return text
 
     return PlainValidator(validate)
@@ -276,9 +280,9 @@ def engine() -> PlainValidator:
             address = urlsplit(text)
             port = address.port
         except ValueError:
-            raise Unfit(f"expected {expected}, got {shown(text)}") from None
+            raise UnfitError(f"expected {expected}, got {shown(text)}") from None
         if address.password is not None:
-            raise Unfit(f"expected {expected}; a password cannot be part of the address")
+            raise UnfitError(f"expected {expected}; a password cannot be part of the address")
         plain = text.isprintable() and " " not in text and not (address.query or address.fragment)
         match address.scheme:
             case "unix":
@@ -290,7 +294,7 @@ def engine() -> PlainValidator:
             case _:
                 sound = False
         if not (plain and sound):
-            raise Unfit(f"expected {expected}, got {shown(text)}")
+            raise UnfitError(f"expected {expected}, got {shown(text)}")
         return text
 
     return PlainValidator(validate)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from watcher.settings.errors import Unfit, clipped
+from watcher.settings.errors import UnfitError, clipped
 
 __all__ = ["Piece", "check_fields", "escaped", "expand", "pieces"]
 
@@ -29,18 +29,18 @@ def pieces(template: str) -> Iterator[Piece]:
     """The template taken apart; `{{` and `}}` are literal braces.
 
     Raises:
-        Unfit: a brace that stands alone, or braces around anything but a name.
+        UnfitError: a brace that stands alone, or braces around anything but a name.
     """
     for match in _PIECE.finditer(template):
         token, name = match[0], match[1]
         if token in {"{{", "}}"}:
             yield Piece(token[0], is_field=False)
         elif token in {"{", "}"}:
-            raise Unfit(f"a {token} that belongs to nothing; write {token}{token} for a brace that is meant")
+            raise UnfitError(f"a {token} that belongs to nothing; write {token}{token} for a brace that is meant")
         elif name is None:
             yield Piece(token, is_field=False)
         elif _FIELD.fullmatch(name) is None:
-            raise Unfit(
+            raise UnfitError(
                 f"{{{clipped(name)}}} is no field; a field is a name alone in braces, such as {{session}}, "
                 "and {{ and }} are braces that are meant"
             )
@@ -55,13 +55,13 @@ def check_fields(template: str, fields: tuple[str, ...] | None) -> None:
         fields: those that tree.layout names; None where that is not known, and only the braces are looked at.
 
     Raises:
-        Unfit: with the fields that there are.
+        UnfitError: with the fields that there are.
     """
     for text, is_field in pieces(template):
         if is_field and fields is not None and text not in fields:
             names = clipped(", ".join(f"{{{field}}}" for field in fields), 200) or "none"
             there_are = f"tree.layout names {names}"
-            raise Unfit(f"there is no field {{{clipped(text)}}}; {there_are}")
+            raise UnfitError(f"there is no field {{{clipped(text)}}}; {there_are}")
 
 
 def expand(template: str, fields: Mapping[str, str]) -> str:

@@ -23,9 +23,9 @@ _BYTES = {
 
 def _number(value: object) -> Fraction | None:
     """What a number says exactly; None for what is no number (a bool is none), infinite or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return Fraction(value)
+    return Fraction(value) if isinstance(value, int) or math.isfinite(value) else None
 
 
 def parse_seconds(value: object) -> float | None:

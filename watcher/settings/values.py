@@ -12,7 +12,7 @@ from typing import cast
 
 from pydantic import BeforeValidator, PlainValidator
 
-from watcher.settings.errors import Unfit, clipped, listed, shown
+from watcher.settings.errors import UnfitError, clipped, listed, shown
 from watcher.settings.units import format_bytes, format_seconds, parse_bytes, parse_seconds
 
 __all__ = ["choice", "duration", "flag", "mapping", "one_line", "size", "text_list", "text_value", "whole_number"]
@@ -30,17 +30,17 @@ def text_value(value: object, expected: str) -> str:
             hint = "; put it in quotes"
         elif isinstance(value, Mapping):
             hint = '; a text that begins with a brace needs quotes: "{session}"'
-        raise Unfit(f"expected {expected}, got {shown(value)}{hint}")
+        raise UnfitError(f"expected {expected}, got {shown(value)}{hint}")
     if not value:
-        raise Unfit(f"expected {expected}, got {shown(value)}")
+        raise UnfitError(f"expected {expected}, got {shown(value)}")
     try:
         encoded = os.fsencode(value)
     except UnicodeEncodeError:
-        raise Unfit(f"expected {expected}, got {shown(value)}, which has no UTF-8 form") from None
+        raise UnfitError(f"expected {expected}, got {shown(value)}, which has no UTF-8 form") from None
     if b"\0" in encoded:
-        raise Unfit(f"expected {expected}, got {shown(value)}, with a NUL character in it")
+        raise UnfitError(f"expected {expected}, got {shown(value)}, with a NUL character in it")
     if len(encoded) >= LONGEST:
-        raise Unfit(f"expected {expected}, got {len(encoded)} bytes; {LONGEST - 1} are possible")
+        raise UnfitError(f"expected {expected}, got {len(encoded)} bytes; {LONGEST - 1} are possible")
     return value
 
 
@@ -49,7 +49,7 @@ def flag() -> PlainValidator:
 
     def validate(value: object) -> bool:
         if not isinstance(value, bool):
-            raise Unfit(f"expected true or false, got {shown(value)}")
+            raise UnfitError(f"expected true or false, got {shown(value)}")
         return value
 
     return PlainValidator(validate)
@@ -60,7 +60,7 @@ def whole_number(low: int, high: int) -> PlainValidator:
 
     def validate(value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise Unfit(f"expected a whole number from {low} to {high}, got {shown(value)}")
+            raise UnfitError(f"expected a whole number from {low} to {high}, got {shown(value)}")
         return value
 
     return PlainValidator(validate)
@@ -75,7 +75,7 @@ def duration(low: float, high: float, *, automatic: bool = False) -> PlainValida
             return None
         seconds = parse_seconds(value)
         if seconds is None or not low <= seconds <= high:
-            raise Unfit(f"expected {'auto or ' if automatic else ''}{expected}, got {shown(value)}")
+            raise UnfitError(f"expected {'auto or ' if automatic else ''}{expected}, got {shown(value)}")
         return seconds
 
     return PlainValidator(validate)
@@ -87,7 +87,7 @@ def size(low: int, high: int) -> PlainValidator:
     def validate(value: object) -> int:
         number = parse_bytes(value)
         if number is None or not low <= number <= high:
-            raise Unfit(
+            raise UnfitError(
                 f"expected a size from {format_bytes(low)} to {format_bytes(high)}, such as 500KiB, 64MiB or 2GB, "
                 f"got {shown(value)}"
             )
@@ -96,16 +96,16 @@ def size(low: int, high: int) -> PlainValidator:
     return PlainValidator(validate)
 
 
-def choice(words: type[StrEnum], normalise: Callable[[str], str] = str) -> PlainValidator:
+def choice(words: type[StrEnum], normalise: Callable[[str], str] = str) -> BeforeValidator:
     """One of the words of an enumeration."""
 
     def validate(value: object) -> StrEnum:
         for word in words:
             if isinstance(value, str) and normalise(value) == word:
                 return word
-        raise Unfit(f"expected {listed(list(words))}, got {shown(value)}")
+        raise UnfitError(f"expected {listed(list(words))}, got {shown(value)}")
 
-    return PlainValidator(validate)
+    return BeforeValidator(validate)
 
 
 def one_line(longest: int) -> PlainValidator:
@@ -115,7 +115,7 @@ def one_line(longest: int) -> PlainValidator:
     def validate(value: object) -> str:
         line = text_value(value, expected)
         if len(line) > longest or not line.isprintable() or line != line.strip():
-            raise Unfit(f"expected {expected} without spaces around it, got {shown(line)}")
+            raise UnfitError(f"expected {expected} without spaces around it, got {shown(line)}")
         return line
 
     return PlainValidator(validate)
@@ -128,7 +128,7 @@ def text_list(example: str) -> BeforeValidator:
         if isinstance(value, list | tuple):
             return tuple(value)
         hint = f'; write ["{clipped(value)}"]' if isinstance(value, str) and value else ""
-        raise Unfit(f"expected a list, such as {example}, got {shown(value)}{hint}")
+        raise UnfitError(f"expected a list, such as {example}, got {shown(value)}{hint}")
 
     return BeforeValidator(validate)
 
@@ -139,6 +139,6 @@ def mapping(example: str) -> BeforeValidator:
     def validate(value: object) -> object:
         if isinstance(value, Mapping):
             return value
-        raise Unfit(f"expected a mapping, such as {example}, got {shown(value)}")
+        raise UnfitError(f"expected a mapping, such as {example}, got {shown(value)}")
 
     return BeforeValidator(validate)
