@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -592,6 +593,18 @@ class TestStateDirectoryAndTree:
         (tmp_path / "link").symlink_to("not-yet")
 
         (line,) = mistakes(tmp_path, "tree: {root: link}\nstate_dir: not-yet/state")
+
+        assert line.startswith("settings.yaml: state_dir: expected a directory outside tree.root")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="a bind mount wants root")
+    def test_a_second_name_of_the_same_directory_hides_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "again").mkdir()
+        subprocess.run(["mount", "--bind", tmp_path / "tree", tmp_path / "again"], check=True)
+        try:
+            (line,) = mistakes(tmp_path, "tree: {root: again}\nstate_dir: tree/state")
+        finally:
+            subprocess.run(["umount", "--lazy", tmp_path / "again"], check=True)
 
         assert line.startswith("settings.yaml: state_dir: expected a directory outside tree.root")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_settings import LAYOUT, load, mistakes
+from watcher.settings.environment import Override, merge
 
 
 def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
@@ -93,6 +94,17 @@ def test_a_key_inside_wins_over_its_section(tmp_path: Path) -> None:
     assert settings.recovery.snapshot is not None
     assert (settings.recovery.snapshot.keep, settings.recovery.snapshot.required) == (7, True)
     assert settings.recovery.snapshot.max_size == 64 * 2**20  # the section as a whole came from the environment
+
+
+def test_what_is_overridden_is_itself_left_alone() -> None:
+    data: dict[str, object] = {"watch": {"backend": "auto"}}
+    section = Override("A", ("recovery",), {"workers": 1})
+
+    merged = merge(data, [section, Override("B", ("recovery", "workers"), 2), Override("C", ("watch", "backend"), "x")])
+
+    assert merged == {"watch": {"backend": "x"}, "recovery": {"workers": 2}}
+    assert data == {"watch": {"backend": "auto"}}
+    assert section.value == {"workers": 1}
 
 
 @pytest.mark.parametrize("snapshot", ["null", "", "{keep: 2}"])
