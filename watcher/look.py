@@ -21,7 +21,7 @@ from watcher.journal import Contents, JournalState
 from watcher.names import printable
 from watcher.tree import O_PATH, Gone, Place, Tree, UnsafeError, kind_of
 
-__all__ = ["LookAgainError", "FileIdentity", "Look", "Looker", "Pair"]
+__all__ = ["FileIdentity", "Look", "LookAgainError", "Looker", "Pair"]
 
 _READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -251,9 +251,11 @@ class Pair:
             Gone, UnsafeError, LookAgainError: it is not the file of the last look any more.
         """
         name = self.place.journal_name
-        with self._pinned(name, "the journal") as (pinned, _):
-            with _reopened(pinned, name, self.directory_fd, identity) as descriptor:
-                yield descriptor
+        with (
+            self._pinned(name, "the journal") as (pinned, _),
+            _reopened(pinned, name, self.directory_fd, identity) as descriptor,
+        ):
+            yield descriptor
 
     @property
     def database_fd(self) -> int:

@@ -17,6 +17,7 @@ from watcher.journal import JournalState
 from watcher.look import Look, Pair
 from watcher.owner.locks import reader_of
 from watcher.owner.testimony import Judgement, Verdict
+from watcher.records.events import Event
 from watcher.records.record import Outcome, Record
 from watcher.settings import RecoverySettings, VerifyMode
 from watcher.snapshots import SnapshotError, Snapshots, SnapshotSkipped
@@ -24,6 +25,8 @@ from watcher.tree import Gone
 from watcher.verification import Health
 
 __all__ = ["Attempt", "Recovery"]
+
+Warnings = tuple[tuple[Event, str], ...]
 
 _SETTLE_ELSEWHERE_S = 0.5
 _READER_AGAIN_S = 0.01
@@ -37,13 +40,13 @@ class Attempt:
     Attributes:
         record: as for the history.
         again_in_s: where it was too early: when to try again, seconds.
-        warnings: what went wrong beside it, and did not stop it: (`snapshot_skipped` or `snapshot_failed`, message).
+        warnings: what went wrong beside it, and did not stop it.
         note: what a person may want to know of a success, e.g. why it was not verified.
     """
 
     record: Record
     again_in_s: float | None = None
-    warnings: tuple[tuple[str, str], ...] = ()
+    warnings: Warnings = ()
     note: str | None = None
 
 
@@ -89,9 +92,7 @@ class Recovery:
             Gone: the journal is gone: somebody else has finished.
             OSError: the file system fails, or we have run out of descriptors.
         """
-        record = Record(
-            database=pair.path, session=pair.session, outcome=Outcome.FAILED, journal_size=look.size_bytes
-        )
+        record = Record(database=pair.path, session=pair.session, outcome=Outcome.FAILED, journal_size=look.size_bytes)
         settle_s = self.settle_s(pair.file_system())
         if still_for_s < settle_s:
             wait = settle_s - still_for_s
@@ -101,8 +102,8 @@ class Recovery:
             return _ended(record, Outcome.BUSY, since, reader, again_in_s=_READER_AGAIN_S)
         snapshot, warnings = self._take_snapshot(pair, look)
         if snapshot is None and self._must_have_snapshot(look):
-            event, why = warnings[-1] if warnings else ("snapshot_skipped", "recovery.snapshot is off")
-            outcome = Outcome.REFUSED if event == "snapshot_skipped" else Outcome.FAILED
+            event, why = warnings[-1] if warnings else (Event.SNAPSHOT_SKIPPED, "recovery.snapshot is off")
+            outcome = Outcome.REFUSED if event is Event.SNAPSHOT_SKIPPED else Outcome.FAILED
             return _ended(record, outcome, since, f"not without a snapshot: {why}", warnings=warnings)
         try:
             return self._act(pair, look, replace(record, snapshot=snapshot), since, warnings)
@@ -110,9 +111,7 @@ class Recovery:
             self._forget(snapshot)
             raise
 
-    def _act(
-        self, pair: Pair, look: Look, record: Record, since: float, warnings: tuple[tuple[str, str], ...]
-    ) -> Attempt:
+    def _act(self, pair: Pair, look: Look, record: Record, since: float, warnings: Warnings) -> Attempt:
         # The last judgement comes right before the open, after the copy, which may have taken long.
         judgement = self._judge(pair, look)
         record = replace(record, owner=judgement)
@@ -143,7 +142,7 @@ class Recovery:
         record: Record,
         rolled: rollback.Rolled,
         since: float,
-        warnings: tuple[tuple[str, str], ...],
+        warnings: Warnings,
     ) -> Attempt:
         left = _hot_again(pair, look)
         if left is not None:
@@ -191,15 +190,15 @@ class Recovery:
         if self._snapshots is not None:
             self._snapshots.sync(path)
 
-    def _take_snapshot(self, pair: Pair, look: Look) -> tuple[str | None, tuple[tuple[str, str], ...]]:
+    def _take_snapshot(self, pair: Pair, look: Look) -> tuple[str | None, Warnings]:
         if self._snapshots is None:
             return None, ()
         try:
             return self._snapshots.take(pair, look), ()
         except SnapshotSkipped as error:
-            return None, (("snapshot_skipped", str(error)),)
+            return None, ((Event.SNAPSHOT_SKIPPED, str(error)),)
         except SnapshotError as error:
-            return None, (("snapshot_failed", str(error)),)
+            return None, ((Event.SNAPSHOT_FAILED, str(error)),)
 
     def _must_have_snapshot(self, look: Look) -> bool:
         required = self._settings.snapshot is not None and self._settings.snapshot.required
@@ -211,7 +210,7 @@ class Recovery:
         outcome: Outcome,
         since: float,
         error: str | None,
-        warnings: tuple[tuple[str, str], ...],
+        warnings: Warnings,
     ) -> Attempt:
         self._forget(record.snapshot)
         return _ended(replace(record, snapshot=None), outcome, since, error, warnings=warnings)
@@ -220,9 +219,7 @@ class Recovery:
         if snapshot is not None and self._snapshots is not None:
             self._snapshots.drop(snapshot)
 
-    def _corrupt(
-        self, record: Record, since: float, words: str, warnings: tuple[tuple[str, str], ...]
-    ) -> Attempt:
+    def _corrupt(self, record: Record, since: float, words: str, warnings: Warnings) -> Attempt:
         kept = self._keep_for_corrupt(record.snapshot)
         return _ended(replace(record, snapshot=kept), Outcome.CORRUPT, since, words, warnings=warnings)
 
@@ -262,7 +259,7 @@ def _ended(
     error: str | None,
     *,
     again_in_s: float | None = None,
-    warnings: tuple[tuple[str, str], ...] = (),
+    warnings: Warnings = (),
     note: str | None = None,
 ) -> Attempt:
     duration_ms = (time.monotonic() - since) * 1000

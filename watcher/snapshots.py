@@ -163,7 +163,9 @@ class Snapshots:
             raise SnapshotSkipped(f"{size_bytes} bytes are more than recovery.snapshot.max_size ({settings.max_size})")
         share = int(settings.max_total * _SESSION_SHARE)
         if size_bytes > share:
-            raise SnapshotSkipped(f"{size_bytes} bytes are more than a quarter of recovery.snapshot.max_total ({share})")
+            raise SnapshotSkipped(
+                f"{size_bytes} bytes are more than a quarter of recovery.snapshot.max_total ({share})"
+            )
 
     def _make_room(self, size_bytes: int, session: str) -> None:
         """Let the oldest go until the new one fits into `max_total`, and into the quarter of it which a session has."""

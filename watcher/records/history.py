@@ -148,6 +148,7 @@ class History:
 
         def read(opened: apsw.Connection) -> None:
             found.clear()
+            opened.execute("BEGIN")  # one state of it for all that is read, also while it is being made
             if not self._has_schema(opened):
                 return
             for row in opened.execute(_SELECT, (since_ms, outcome, outcome)):

@@ -158,9 +158,24 @@ def _of_sqlite(path: Path, error: apsw.Error, system_errno: int) -> HistoryError
             path, Trouble.HALF_WRITTEN, "was left in the middle of a write by a service that was killed"
         )
     trouble = _TROUBLES.get(code & 0xFF, Trouble.BROKEN)
-    if trouble in (Trouble.NO_ACCESS, Trouble.BROKEN) and system_errno:
-        return _of_system(path, f"cannot be used ({error})", OSError(system_errno, os.strerror(system_errno)), trouble)
-    return HistoryError(path, trouble, f"cannot be used: {error}")
+    why = str(error)
+    if trouble in (Trouble.NO_ACCESS, Trouble.BROKEN):
+        # Where a journal cannot be made, SQLite tries to read one, and leaves the errno of that.
+        if code == apsw.SQLITE_CANTOPEN and system_errno in (0, errno.ENOENT):
+            system_errno = errno.ENOSPC if _has_no_room_for_a_file(path.parent) else 0
+        if system_errno:
+            return _of_system(
+                path, f"cannot be used ({why})", OSError(system_errno, os.strerror(system_errno)), trouble
+            )
+    return HistoryError(path, trouble, f"cannot be used: {why}")
+
+
+def _has_no_room_for_a_file(directory: Path) -> bool:
+    try:
+        system = os.statvfs(directory)
+    except OSError:  # it is gone altogether
+        return False
+    return system.f_files > 0 and system.f_favail == 0  # f_files: some file systems do not count them
 
 
 def _of_system(path: Path, what: str, error: OSError, trouble: Trouble = Trouble.NO_ACCESS) -> HistoryError:

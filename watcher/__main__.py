@@ -1,0 +1,6 @@
+"""`python -m watcher` is the command `journal-watcher`."""
+
+from watcher.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a person may do by hand about a journal that we leave alone, in exact words."""
+
+from __future__ import annotations
+
+import os
+
+from watcher.decision import Decision, Finding
+from watcher.journal import JournalState
+from watcher.names import printable
+
+__all__ = ["by_hand", "quoted"]
+
+
+def quoted(path: str) -> str:
+    """The path as one printable word of a shell: plain, or in bash's and zsh's `$'…'` quotes."""
+    shown = printable(path)
+    if shown == path:
+        return path if _is_plain(path) else "'" + path.replace("'", "'\\''") + "'"
+    return "$'" + shown.replace("'", "\\'") + "'"
+
+
+def _is_plain(path: str) -> bool:
+    return bool(path) and not path.startswith("-") and all(each.isalnum() or each in "/._-+,@%:=" for each in path)
+
+
+def by_hand(finding: Finding) -> str:
+    """The advice about this finding; empty where there is nothing to do by hand."""
+    database = quoted(finding.path)
+    journal = quoted(os.path.join(os.path.dirname(finding.path), finding.place.journal_name))
+    if finding.decision is Decision.HOLD:
+        return (
+            "Find out whether its writer still runs. Where it has certainly ended, have SQLite roll back:"
+            f" sqlite3 {database} 'PRAGMA schema_version'. While it runs, that would corrupt the database."
+        )
+    if finding.decision is Decision.WAIT:
+        return "Nothing, as long as its writer works. Where it hangs, end it: the database is recovered at once then."
+    if finding.decision is not Decision.REFUSE:
+        return ""
+    match finding.look.state:
+        case JournalState.SUPER:
+            return (
+                "This was one transaction over several databases, and they must be recovered together: let a program"
+                " in the name space that wrote the super-journal's path (the container's own mounts) open this"
+                f" database read-write there. Opened elsewhere, SQLite takes the transaction for committed and deletes"
+                f" {journal} without rolling back."
+            )
+        case JournalState.FOREIGN:
+            return (
+                f"If {database} is no database, give one of the two files another name, or leave it out by"
+                " tree.databases or tree.exclude. If it is an encrypted one, open it once with its key."
+            )
+        case JournalState.ORPHAN:
+            return (
+                f"Put the database back beside it, or, if that is gone for good, delete {journal} yourself. Make no new"
+                " database of this name there before: SQLite would take the journal for its own."
+            )
+        case JournalState.MALFORMED:
+            return (
+                f"Copy both files elsewhere, then have SQLite delete the journal: sqlite3 {database}"
+                " 'PRAGMA schema_version'. Or allow a snapshot of that size (recovery.snapshot)."
+            )
+        case _:
+            return (
+                f"Look at what it is: ls -la {quoted(os.path.dirname(finding.path))}. If you trust it, open it once"
+                f" yourself, as the user who owns it: sqlite3 {database} 'PRAGMA schema_version'."
+            )

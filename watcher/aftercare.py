@@ -1,0 +1,88 @@
+"""What has time: after a recovery was told its snapshot goes to the disk, and the thorough verification runs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+from loguru import logger
+
+from watcher.look import Looker
+from watcher.records import log
+from watcher.records.events import Event
+from watcher.records.record import Record
+from watcher.recovery import Recovery
+from watcher.reports import Reports
+from watcher.tree import Gone, Place, RootMissingError, UnsafeError
+from watcher.verification import Health
+
+__all__ = ["Aftercare"]
+
+_MOST_WAITING = 10_000
+
+
+class Aftercare:
+    """One thread, so that neither a slow disk nor a hostile schema holds up a recovery."""
+
+    def __init__(self, looker: Looker, recovery: Recovery, reports: Reports) -> None:
+        self._looker = looker
+        self._recovery = recovery
+        self._reports = reports
+        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aftercare", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, deadline_s: float = 1.0) -> None:
+        """End the thread; what waits is left out. A verification that runs dies with the process."""
+        self._stopping.set()
+        try:
+            self._waiting.put_nowait(None)
+        except queue.Full:
+            pass  # it has something to wake up for
+        self._thread.join(deadline_s)
+
+    def add(self, place: Place, record: Record) -> None:
+        """A database was recovered, or came out corrupt. Never waits: of a storm the last are left out, and said."""
+        try:
+            self._waiting.put_nowait(lambda: self._care(place, record))
+        except queue.Full:
+            self._reports.unverified(place, record, "too many recoveries at once")
+
+    def add_task(self, task: Callable[[], None]) -> None:
+        """Something else that has time; before the start of the work, when there is room."""
+        self._waiting.put_nowait(task)
+
+    @property
+    def goes_on(self) -> bool:
+        """False once it is to end: a long task asks now and then."""
+        return not self._stopping.is_set()
+
+    def _run(self) -> None:
+        while (task := self._waiting.get()) is not None and self.goes_on:
+            try:
+                task()
+            except Exception:  # noqa: BLE001 - the top of a thread, which must go on for the other places
+                logger.exception("what comes after a recovery failed")
+
+    def _care(self, place: Place, record: Record) -> None:
+        if record.snapshot is not None:
+            try:
+                self._recovery.sync_snapshot(record.snapshot)
+            except OSError as error:
+                message = f"{record.snapshot} may not be on the disk: {error.strerror}"
+                log.tell(Event.SNAPSHOT_FAILED, message, database=record.database)
+        if not self._recovery.verifies_thoroughly:
+            return
+        try:
+            with self._looker.pair(place) as pair:
+                health, words = self._recovery.verify(pair, record)
+        except (Gone, UnsafeError, RootMissingError) as error:
+            health, words = Health.UNKNOWN, str(error)
+        if health is Health.CORRUPT:
+            self._reports.condemned(place, self._recovery.condemn(record, words))
+        elif health is Health.UNKNOWN:
+            self._reports.unverified(place, record, words)

@@ -1,0 +1,171 @@
+"""What to look at now and what to look at later: a set with fair turns, and a heap.
+
+A place is in it once, however often it is hinted; it is in one worker's hands at a time, and a hint that comes
+meanwhile makes it due again. Every directory gets its turn: a session that floods its own directory delays only itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import OrderedDict
+
+from watcher.tree import Place
+
+__all__ = ["Agenda"]
+
+MOST_PER_DIRECTORY = 1000
+"""More places of one directory are not kept: the next sweep finds what is left of them."""
+
+
+class _Turns:
+    """Places by directory; directories take turns."""
+
+    def __init__(self) -> None:
+        self._directories: OrderedDict[str, OrderedDict[Place, None]] = OrderedDict()
+
+    def add(self, place: Place) -> bool:
+        places = self._directories.setdefault(place.directory, OrderedDict())
+        if place not in places and len(places) >= MOST_PER_DIRECTORY:
+            return False
+        places[place] = None
+        return True
+
+    def discard(self, place: Place) -> None:
+        places = self._directories.get(place.directory)
+        if places is not None:
+            places.pop(place, None)
+            if not places:
+                del self._directories[place.directory]
+
+    def take(self, in_hand: dict[str, int], most_in_hand: int) -> Place | None:
+        """The first place of the first directory that has not its full share of the workers already."""
+        for directory, places in self._directories.items():
+            if in_hand.get(directory, 0) < most_in_hand:
+                place, _ = places.popitem(last=False)
+                self._directories.move_to_end(directory)
+                if not places:
+                    del self._directories[directory]
+                return place
+        return None
+
+    def __bool__(self) -> bool:
+        return bool(self._directories)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._directories.values()))
+
+
+class Agenda:
+    """Shared by the threads that hint and the workers that look; everything below is guarded by `_turn`.
+
+    Args:
+        workers: how many take from it: one directory never has all of them, unless there is but one.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._turn = threading.Condition()
+        self._urgent = _Turns()
+        self._background = _Turns()
+        self._later: list[tuple[float, Place]] = []  # a heap; entries that `_due` does not confirm are void
+        self._due: dict[Place, float] = {}
+        self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
+        self._held_in: dict[str, int] = {}
+        self._most_in_hand = max(1, workers - 1)
+        self._closed = False
+
+    def add(self, place: Place, *, urgent: bool = True) -> None:
+        """Look at it now; what is urgent comes before what a sweep has found."""
+        with self._turn:
+            if place in self._held:
+                self._held[place] = urgent or bool(self._held[place])
+                return
+            self._enqueue(place, urgent=urgent)
+
+    def add_at(self, place: Place, moment: float) -> None:
+        """Look at it at this moment of `time.monotonic`, or earlier where it is due earlier."""
+        with self._turn:
+            if moment < self._due.get(place, float("inf")):
+                self._due[place] = moment
+                heapq.heappush(self._later, (moment, place))
+                self._turn.notify()
+
+    def take(self) -> Place | None:
+        """Wait for the next place to look at, which is in the caller's hands then until :meth:`done`. None when the
+        agenda is closed."""
+        with self._turn:
+            while not self._closed:
+                self._move_due()
+                place = self._next()
+                if place is not None:
+                    return place
+                self._turn.wait(self._pause())
+            return None
+
+    def done(self, place: Place) -> None:
+        """The caller is through with it."""
+        with self._turn:
+            hinted = self._held.pop(place)
+            left = self._held_in[place.directory] - 1
+            if left:
+                self._held_in[place.directory] = left
+            else:
+                del self._held_in[place.directory]
+            if hinted is not None:
+                self._enqueue(place, urgent=hinted)
+            elif self._urgent or self._background:  # its directory may have waited for this
+                self._turn.notify()
+
+    def forget(self, place: Place) -> None:
+        """Nothing is due for it any more; a hint that has come stands."""
+        with self._turn:
+            self._due.pop(place, None)
+
+    def close(self) -> None:
+        """Let every worker go."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+
+    def backlog(self) -> int:
+        """How many places are to be looked at now, those in a worker's hands included."""
+        with self._turn:
+            return len(self._urgent) + len(self._background) + len(self._held)
+
+    def _enqueue(self, place: Place, *, urgent: bool) -> None:
+        if urgent:
+            self._background.discard(place)
+            added = self._urgent.add(place)
+        else:
+            added = place not in self._due and self._background.add(place)
+        if added:
+            self._due.pop(place, None)
+            self._turn.notify()
+
+    def _next(self) -> Place | None:
+        for turns in (self._urgent, self._background):
+            place = turns.take(self._held_in, self._most_in_hand)
+            if place is not None:
+                self._background.discard(place)
+                self._held[place] = None
+                self._held_in[place.directory] = self._held_in.get(place.directory, 0) + 1
+                return place
+        return None
+
+    def _move_due(self) -> None:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            moment, place = heapq.heappop(self._later)
+            if self._due.get(place) != moment:
+                continue
+            del self._due[place]
+            if place in self._held:
+                self._held[place] = True
+            else:
+                self._urgent.add(place)
+
+    def _pause(self) -> float | None:
+        while self._later and self._due.get(self._later[0][1]) != self._later[0][0]:
+            heapq.heappop(self._later)
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None

@@ -1,0 +1,276 @@
+"""Is this machine, with these settings, able to do what the service is for? What `check` tells."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+import apsw
+
+from watcher.filesystem import file_system_of
+from watcher.journal import DATABASE_MAGIC
+from watcher.names import printable
+from watcher.records.state_dir import StateError, StateMissing, holder
+from watcher.settings import LocksMode, Settings, expand
+from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
+
+__all__ = ["Check", "Level", "Unwritable", "run_checks", "unwritable", "worst"]
+
+_LEAST_SQLITE = (3, 54, 0)
+_NO_DATABASE = (SUFFIX, "-wal", "-shm")
+_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked. `remedy` is None where all is well."""
+
+    name: str
+    level: Level
+    detail: str
+    remedy: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        return {"name": self.name, "level": self.level.value, "detail": self.detail, "remedy": self.remedy}
+
+
+@dataclass(slots=True)
+class Unwritable:
+    """Databases and directories that we could not write, among all that were looked at."""
+
+    databases: int = 0
+    directories: int = 0
+    databases_seen: int = 0
+    directories_seen: int = 0
+    unreadable: int = 0
+    owners: Counter[int] = field(default_factory=Counter)
+    example: str | None = None
+
+    @property
+    def any(self) -> bool:
+        return bool(self.databases or self.directories)
+
+    def told(self) -> str:
+        """In one line: how many, whose, for example which."""
+        whose = ", ".join(f"{_user(uid)} ({count})" for uid, count in self.owners.most_common(3))
+        return (
+            f"{self.databases} of {self.databases_seen} databases and {self.directories} of {self.directories_seen}"
+            f" directories may not be written by us (uid {os.geteuid()}); they belong to {whose}; for example"
+            f" {printable(self.example or '')}"
+        )
+
+
+def worst(checks: list[Check]) -> Level:
+    """The level of the whole."""
+    levels = {each.level for each in checks}
+    return next((level for level in (Level.ERROR, Level.WARNING) if level in levels), Level.OK)
+
+
+def run_checks(settings: Settings) -> list[Check]:
+    """All checks, in the order in which a person would look. They change nothing."""
+    tree = Tree(settings.tree)
+    checks = [Check("settings", Level.OK, f"{printable(settings.file)} is valid"), _check_sqlite()]
+    checks.append(_check_state_dir(settings))
+    try:
+        root = tree.open_root()
+    except RootMissingError as error:
+        remedy = (
+            "create or mount it; run waits for it" if not os.path.lexists(settings.tree.root) else "see to its rights"
+        )
+        level = Level.ERROR if os.path.lexists(settings.tree.root) else Level.WARNING
+        checks.append(Check("root", level, f"{printable(settings.tree.root)}: {error.strerror}", remedy))
+        return checks
+    try:
+        file_system = file_system_of(root)
+    finally:
+        os.close(root)
+    found = unwritable(tree)
+    detail = (
+        f"{printable(settings.tree.root)}: {found.databases_seen} databases in {found.directories_seen} directories"
+    )
+    checks.append(Check("root", Level.OK, detail))
+    checks.append(_check_rights(found))
+    checks.extend(_check_owner(settings, tree, file_system.name, is_local=file_system.is_local))
+    checks.append(_check_watches(tree))
+    return checks
+
+
+def unwritable(tree: Tree, going_on: Callable[[], bool] = lambda: True) -> Unwritable:
+    """Which databases of the tree, and which of their directories, we could not write.
+
+    Args:
+        going_on: asked now and then; False ends it early.
+
+    Raises:
+        RootMissingError: the tree is not there.
+    """
+    found = Unwritable()
+    for directory, files in tree.walk():
+        if not going_on():
+            break
+        names = [name for name in files if not name.endswith(_NO_DATABASE) and tree.admits_database(name)]
+        if not names or not tree.holds_databases(Place(directory, "").parts):
+            continue
+        try:
+            descriptor = tree.enter(directory)
+        except (Gone, UnsafeError):
+            found.unreadable += 1
+            continue
+        try:
+            databases = [name for name in names if _is_database(name, descriptor)]
+            if databases:
+                _note(found, tree, directory, databases, descriptor)
+        finally:
+            os.close(descriptor)
+    return found
+
+
+def _note(found: Unwritable, tree: Tree, directory: str, databases: list[str], descriptor: int) -> None:
+    found.directories_seen += 1
+    # A rollback ends with the deletion of the journal, so the directory must be ours to write, too.
+    if not os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=_EFFECTIVE):
+        found.directories += 1
+        found.owners[os.fstat(descriptor).st_uid] += 1
+        found.example = found.example or os.path.join(tree.root, directory)
+    for name in databases:
+        found.databases_seen += 1
+        if not os.access(name, os.R_OK | os.W_OK, dir_fd=descriptor, effective_ids=_EFFECTIVE):
+            found.databases += 1
+            found.owners[os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid] += 1
+            found.example = found.example or tree.path(Place(directory, name))
+
+
+_EFFECTIVE = os.access in os.supports_effective_ids
+
+
+def _is_database(name: str, at: int) -> bool:
+    """Whether the file begins as an SQLite database; one that we may not read is taken for one."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    try:
+        return os.pread(descriptor, len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _check_sqlite() -> Check:
+    version = apsw.sqlite_lib_version()
+    if tuple(map(int, version.split("."))) >= _LEAST_SQLITE:
+        return Check("sqlite", Level.OK, f"SQLite {version}")
+    return Check("sqlite", Level.ERROR, f"SQLite {version} is too old", "pip install 'apsw>=3.54'")
+
+
+def _check_state_dir(settings: Settings) -> Check:
+    path = settings.state_dir
+    shown = printable(path)
+    try:
+        pid = holder(path)
+    except StateMissing:
+        parent = next(each for each in path.parents if each.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            return Check("state_dir", Level.OK, f"{shown} will be made")
+        return Check(
+            "state_dir", Level.ERROR, f"{shown} cannot be made by us in {printable(parent)}", "set another state_dir"
+        )
+    except StateError as error:
+        return Check("state_dir", Level.ERROR, str(error), "see there")
+    if not os.access(path, os.W_OK | os.X_OK):
+        return Check("state_dir", Level.ERROR, f"{shown} may not be written by us", "run as its owner")
+    running = "no service runs" if pid is None else f"the service runs (pid {pid})"
+    return Check("state_dir", Level.OK, f"{shown}; {running}")
+
+
+def _check_rights(found: Unwritable) -> Check:
+    if not found.any:
+        return Check("writable", Level.OK, f"all {found.databases_seen} databases may be written by us")
+    who = _user(found.owners.most_common(1)[0][0])
+    remedy = f"run journal-watcher as {who}, or as a user who may write them and their directories"
+    return Check("writable", Level.ERROR, found.told(), remedy)
+
+
+def _check_owner(settings: Settings, tree: Tree, file_system: str, *, is_local: bool) -> Iterator[Check]:
+    owner = settings.owner
+    others = any(each is not None for each in (owner.pid_file, owner.container, owner.command))
+    if owner.locks is LocksMode.OFF:
+        detail = "locks are not asked (owner.locks: off)"
+        if others:
+            yield Check("locks", Level.OK, detail)
+        else:
+            yield Check(
+                "locks", Level.ERROR, f"{detail}, and no other probe is set", "set one: nothing is recovered else"
+            )
+    elif owner.locks is LocksMode.TRUST and not is_local:
+        yield Check(
+            "locks",
+            Level.WARNING,
+            f"owner.locks: trust on {file_system}: a writer elsewhere whose locks do not show here would be taken for"
+            " dead, and its database corrupted",
+            "be certain that every writer's locks are seen here, or set owner.locks: auto",
+        )
+    elif is_local or owner.locks is LocksMode.TRUST:
+        alone = "" if others else "; only they tell whether a writer has exited"
+        yield Check("locks", Level.OK, f"{file_system}: locks are this kernel's own{alone}")
+    elif others:
+        yield Check("locks", Level.OK, f"{file_system}: locks of writers elsewhere do not show, so they only say alive")
+    else:
+        yield Check(
+            "locks",
+            Level.ERROR,
+            f"{file_system}: locks of writers elsewhere do not show, and no other probe is set: nothing is recovered",
+            "set owner.container, owner.pid_file or owner.command",
+        )
+    if owner.pid_file is not None:
+        yield _check_pid_files(tree, owner.pid_file)
+
+
+def _check_pid_files(tree: Tree, pattern: str) -> Check:
+    sessions = with_file = 0
+    for directory, _ in tree.walk():
+        place = Place(directory, "")
+        if not tree.holds_databases(place.parts) or (not directory and tree.layout is not None):
+            continue
+        path = expand(pattern, tree.session(place))
+        sessions += 1
+        with_file += os.path.lexists(os.path.join(tree.root, directory, path))
+    return Check("pid_file", Level.OK, f"{with_file} of {sessions} directories have {printable(pattern)}")
+
+
+def _check_watches(tree: Tree) -> Check:
+    directories = sum(1 for _ in tree.walk())
+    if sys.platform != "linux":
+        return Check("watch", Level.OK, f"{directories} directories")
+    limit = int(_WATCHES.read_text(encoding="ascii"))
+    detail = f"{directories} directories; fs.inotify.max_user_watches is {limit}"
+    if directories * 10 > limit * 9:
+        remedy = f"sysctl fs.inotify.max_user_watches={max(2 * directories, 8192)}"
+        return Check("watch", Level.WARNING, f"{detail}: what is not watched is met by the sweep only", remedy)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files < 256:
+        return Check("watch", Level.WARNING, f"only {files} descriptors may be open", "ulimit -n 1024")
+    return Check("watch", Level.OK, detail)
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"

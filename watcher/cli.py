@@ -1,0 +1,383 @@
+"""The commands. Each reads the settings, asks the rooms, prints, and ends with the status of INTERFACE.md."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from watcher.names import printable
+from watcher.settings import Settings, SettingsError, load_settings, parse_seconds
+from watcher.version import VERSION
+
+if TYPE_CHECKING:  # what a command does not need, it does not load
+    from watcher.decision import Finding
+    from watcher.installation import Rooms
+    from watcher.once import Recovered
+    from watcher.records.status import Status
+    from watcher.tree import Place
+
+__all__ = ["app", "main"]
+
+_BAD_SETTINGS = 2
+_TAKEN = 3
+
+app = typer.Typer(
+    name="journal-watcher",
+    help="Recovers SQLite databases whose writer was killed in the middle of a transaction.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("-c", "--config", help="The settings file. [default: $JOURNAL_WATCHER_CONFIG, ./settings.yaml]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+class OutcomeName(StrEnum):
+    """The outcomes that the history keeps."""
+
+    RECOVERED = "recovered"
+    FAILED = "failed"
+    CORRUPT = "corrupt"
+    REFUSED = "refused"
+    HELD = "held"
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"journal-watcher {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Run the service in the foreground, until SIGTERM or SIGINT; SIGHUP reloads the settings."""
+    settings = _settings(config)
+    from watcher.records.state_dir import AlreadyRunning, StateError
+    from watcher.service import Service, TreeTakenError
+
+    try:
+        status = Service(settings).run()
+    except (AlreadyRunning, TreeTakenError) as error:
+        _say(str(error))
+        raise typer.Exit(_TAKEN) from error
+    except (StateError, ValueError) as error:
+        _say(str(error))
+        raise typer.Exit(1) from error
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # whatever a thread is still at, and however long a dead disk holds it, may end with the process
+
+
+@app.command()
+def scan(config: Config = None, as_json: AsJson = False) -> None:
+    """Look at every journal once, changing nothing: its state, its owner, and what `run` would do."""
+    rooms = _rooms(config)
+    from watcher import console, once
+
+    root = os.fspath(rooms.tree.root)
+    with _root_needed():
+        places = sorted(rooms.tree.journals())
+        findings: list[Finding] = []
+        with console.progress("looking", len(places)) as bar:
+            for finding in once.scan(rooms, places):
+                findings.append(finding)
+                bar.advance(bar.task_ids[0])
+    if as_json:
+        console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
+    else:
+        console.print_findings(findings, root)
+    hold_warning_s = rooms.settings.watch.hold_warning
+    raise typer.Exit(int(any(once.is_stale(each, hold_warning_s) for each in findings)))
+
+
+@app.command()
+def recover(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Databases or their journals; none: the whole tree.")
+    ] = None,
+    config: Config = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recovered.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Decide as `run` does, once, recover what is stale, and exit: for cron, and by hand."""
+    rooms = _rooms(config)
+    from watcher import console, once
+
+    root = os.fspath(rooms.tree.root)
+    with _root_needed():
+        named = dict.fromkeys(_located(rooms, path) for path in paths or ())
+        places = list(named) if paths else sorted(rooms.tree.journals())
+        with console.progress("recovering", len(places)) as bar:
+            recovered = once.recover_all(rooms, places, dry_run=dry_run, progress=lambda: bar.advance(bar.task_ids[0]))
+    if not dry_run:
+        _keep(rooms.settings, recovered)
+    if as_json:
+        console.print_json([each.record.as_json() for each in recovered])
+    else:
+        console.print_recovered(recovered, root, dry_run=dry_run)
+    raise typer.Exit(int(any(each.is_stale for each in recovered)))
+
+
+@app.command()
+def explain(
+    path: Annotated[Path, typer.Argument(help="A database, or its journal.")],
+    config: Config = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell everything about one database: its journal, what each probe says, the decision, what you may do by hand."""
+    rooms = _rooms(config)
+    from watcher import console, once
+    from watcher.advice import by_hand
+
+    with _root_needed():
+        place = _located(rooms, path)
+        finding = once.explain(rooms, place)
+    if not as_json:
+        console.print_explanation(finding)
+        return
+    contents = finding.look.contents
+    header = None if contents is None or contents.header is None else contents.header.as_json()
+    super_journal = None if contents is None or contents.super_journal is None else printable(contents.super_journal)
+    more = {"header": header, "super_journal": super_journal, "by_hand": by_hand(finding) or None}
+    console.print_json(finding.as_json() | more)
+
+
+@app.command()
+def check(config: Config = None, as_json: AsJson = False) -> None:
+    """Check the settings and this machine: rights, probes, watches, SQLite."""
+    from watcher import console
+    from watcher.checks import Check, Level, run_checks, worst
+
+    try:
+        settings = load_settings(config)
+    except SettingsError as error:
+        if not as_json:
+            _say(str(error))
+        else:
+            checks = [
+                Check("settings", Level.ERROR, f"{each.path}: {each.message}".removeprefix(": "), "mend the settings")
+                for each in error.problems
+            ]
+            console.print_json({"level": Level.ERROR.value, "checks": [each.as_json() for each in checks]})
+        raise typer.Exit(_BAD_SETTINGS) from error
+    checks = run_checks(settings)
+    level = worst(checks)
+    if as_json:
+        console.print_json({"level": level.value, "checks": [each.as_json() for each in checks]})
+    else:
+        console.print_checks(checks)
+    raise typer.Exit({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level])
+
+
+@app.command()
+def status(
+    config: Config = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until interrupted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the running service last reported."""
+    settings = _settings(config)
+    from watcher import console
+
+    if watch and not as_json:
+        _watch_status(lambda: _reported(settings))
+    reported = _reported(settings)
+    while watch:  # as JSON: a line for each change
+        console.print_json(reported.as_json())
+        sys.stdout.flush()
+        before = reported
+        while reported == before:
+            time.sleep(_STATUS_EVERY_S)
+            reported = _reported(settings)
+    if as_json:
+        console.print_json(reported.as_json())
+    else:
+        console.print_status(reported)
+    raise typer.Exit(0 if reported.running else 1)
+
+
+_STATUS_EVERY_S = 0.5
+
+
+def _watch_status(read: Callable[[], Status]) -> None:
+    from rich.live import Live
+    from rich.text import Text
+
+    from watcher import console
+
+    def shown(status: Status) -> Text:
+        rows = console.status_rows(status)
+        return Text("\n").join(Text.assemble((f"{name:<11}", "bold"), value) for name, value in rows)
+
+    reported = read()
+    try:
+        with Live(shown(reported), console=console.out, auto_refresh=False) as live:
+            while True:
+                time.sleep(_STATUS_EVERY_S)
+                reported = read()
+                live.update(shown(reported), refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(0 if reported.running else 1) from None
+
+
+@app.command()
+def history(
+    config: Config = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="Not older than this: 30m, 12h, 1d, or a date: 2026-11-24T08:00Z.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", help="Of this session: the value of any field of tree.layout.")
+    ] = None,
+    outcome: Annotated[OutcomeName | None, typer.Option("--outcome", help="Only this outcome.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show past recoveries, newest first."""
+    settings = _settings(config)
+    from watcher import console
+    from watcher.records.history import History, HistoryError
+    from watcher.records.record import Outcome
+    from watcher.service import HISTORY_NAME
+
+    kept = History(settings.state_dir / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
+    root = os.fspath(settings.tree.root)
+    try:
+        entries = kept.query(
+            limit,
+            None if since is None else _moment(since),
+            session,
+            None if outcome is None else Outcome(outcome.value),
+            root=root,
+        )
+    except HistoryError as error:
+        _say(str(error))
+        raise typer.Exit(1) from error
+    if as_json:
+        console.print_json(entries)
+    else:
+        console.print_history(entries, root)
+
+
+@app.command()
+def demo() -> None:
+    """Crash a real writer in a temporary tree, and watch the real service find and recover it, step by step."""
+    from watcher.demo import play
+
+    raise typer.Exit(play())
+
+
+def main() -> None:
+    """The console command."""
+    app(prog_name="journal-watcher")
+
+
+# --- what the commands share ---
+
+
+def _say(message: str) -> None:
+    typer.echo(f"journal-watcher: {message}", err=True)
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except SettingsError as error:
+        _say(str(error))
+        raise typer.Exit(_BAD_SETTINGS) from error
+
+
+def _rooms(config: Path | None) -> Rooms:
+    settings = _settings(config)
+    from watcher.installation import Rooms
+    from watcher.owner.clock import WallClock
+    from watcher.records.boots import earlier_boot_times
+
+    return Rooms(settings, WallClock(earlier_boot_times(settings.state_dir)))
+
+
+@contextmanager
+def _root_needed() -> Iterator[None]:
+    from watcher.tree import RootMissingError
+
+    try:
+        yield
+    except RootMissingError as error:
+        _say(f"{printable(error.filename)}: {(error.strerror or 'cannot be opened').lower()} (tree.root)")
+        raise typer.Exit(1) from error
+
+
+def _located(rooms: Rooms, path: Path) -> Place:
+    from watcher.tree import OutsideTreeError
+
+    try:
+        return rooms.tree.locate(os.fspath(path))
+    except OutsideTreeError as error:
+        _say(str(error))
+        raise typer.Exit(_BAD_SETTINGS) from error
+
+
+def _keep(settings: Settings, recovered: list[Recovered]) -> None:
+    """Put them into the history, as the service would."""
+    from watcher.records.history import KEPT, History, HistoryError
+    from watcher.records.state_dir import StateDir, StateError
+    from watcher.service import HISTORY_NAME
+
+    kept = [each for each in recovered if each.record.outcome in KEPT]
+    if not kept:
+        return
+    records = [(each.record, each.change) for each in kept]
+    try:
+        with StateDir.open(settings.state_dir) as state:
+            history = History(state.path / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
+            history.append(records)
+    except (StateError, HistoryError) as error:
+        _say(f"not in the history: {error}")
+
+
+def _reported(settings: Settings) -> Status:
+    from watcher.records import status as reported
+    from watcher.records.state_dir import StateError, StateMissing
+
+    try:
+        return reported.read(settings.state_dir)
+    except StateMissing:
+        return reported.Status()
+    except StateError as error:
+        _say(str(error))
+        raise typer.Exit(1) from error
+
+
+def _moment(text: str) -> datetime:
+    seconds = parse_seconds(text)
+    try:
+        if seconds is not None:
+            return datetime.now(UTC) - timedelta(seconds=seconds)
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo is not None else moment.astimezone()
+    except (ValueError, OverflowError) as error:
+        expected = "a duration (30m, 12h, 1d) or a date (2026-11-24, 2026-11-24T08:00Z)"
+        _say(f"--since: expected {expected}, got {printable(text[:60])}")
+        raise typer.Exit(_BAD_SETTINGS) from error

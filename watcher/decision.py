@@ -1,0 +1,171 @@
+"""What is to be done about a journal: the decision table of DESIGN.md, section 4, and the looks that lead to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from watcher.journal import JournalState
+from watcher.look import Look, LookAgainError, Looker, Pair
+from watcher.names import printable
+from watcher.owner.testimony import Judgement, Verdict
+from watcher.tree import Place, UnsafeError
+
+__all__ = ["Decision", "Examiner", "Finding", "decide"]
+
+_MOST_LOOKS = 4
+
+
+class Decision(StrEnum):
+    """What `run` would do."""
+
+    IGNORE = "ignore"
+    WAIT = "wait"
+    RECOVER = "recover"
+    HOLD = "hold"
+    REFUSE = "refuse"
+
+
+_BY_VERDICT = {
+    Verdict.ALIVE: Decision.WAIT,
+    Verdict.EXITED: Decision.RECOVER,
+    Verdict.UNKNOWN: Decision.HOLD,
+}
+
+
+def decide(look: Look, verdict: Verdict | None) -> Decision:
+    """The decision table.
+
+    Args:
+        look: at the pair.
+        verdict: about its owner; None where nobody was asked, which a hot or malformed journal does not allow.
+    """
+    if look.state.is_cold or look.blocks_nobody:
+        return Decision.IGNORE
+    if look.state in {JournalState.HOT, JournalState.MALFORMED}:
+        assert verdict is not None
+        return _BY_VERDICT[verdict]
+    return Decision.REFUSE
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A journal that was examined.
+
+    Attributes:
+        path: of the database, absolute, as the file system has it.
+        session: the fields of the layout.
+        judgement: None where nobody was asked.
+        reason: of the decision, in one printable line.
+    """
+
+    look: Look
+    path: str
+    session: Mapping[str, str]
+    judgement: Judgement | None
+    decision: Decision
+    reason: str
+
+    @property
+    def place(self) -> Place:
+        return self.look.place
+
+    def as_json(self) -> dict[str, object]:
+        """The entry of `scan` that INTERFACE.md promises, in its order."""
+        return {
+            "database": printable(self.path),
+            "journal": printable(os.path.join(os.path.dirname(self.path), self.place.journal_name)),
+            "session": {name: printable(value) for name, value in self.session.items()},
+            "state": self.look.state.value,
+            "size": self.look.size_bytes,
+            "owner": None if self.judgement is None else self.judgement.as_json(),
+            "decision": self.decision.value,
+            "reason": self.reason,
+        }
+
+    def change(self) -> str:
+        """A text that is the same for as long as nothing has changed: which journal, in which version, and why."""
+        journal = self.look.journal
+        version = () if journal is None else (journal.device, journal.inode, journal.size_bytes, journal.mtime_ns)
+        return json.dumps([self.decision.value, self.look.detail, *version])
+
+
+class Examiner:
+    """Looks, asks about the owner, and decides; it does nothing else.
+
+    Args:
+        judge: asks about the owner of a pair; its answers may be a moment old.
+        obstacle: why a pair of this look would not be recovered although its owner has exited, or None.
+    """
+
+    def __init__(
+        self,
+        looker: Looker,
+        judge: Callable[[Pair, Look], Judgement],
+        obstacle: Callable[[Look], str | None],
+    ) -> None:
+        self._looker = looker
+        self._judge = judge
+        self._obstacle = obstacle
+
+    def examine_place(self, place: Place) -> Finding:
+        """Examine a place and hold nothing afterwards.
+
+        Raises:
+            Gone, RootMissingError, LookAgainError, OSError: as :meth:`Looker.pair` and :meth:`examine`.
+        """
+        try:
+            with self._looker.pair(place) as pair:
+                return self.examine(pair)
+        except UnsafeError as error:
+            return self.unreachable(place, str(error))
+
+    def unreachable(self, place: Place, why: str) -> Finding:
+        """The finding about a place whose directory cannot be reached safely."""
+        look = Look(place, JournalState.UNSAFE, why)
+        tree = self._looker.tree
+        return Finding(look, tree.path(place), tree.session(place), None, decide(look, None), why)
+
+    def examine(self, pair: Pair) -> Finding:
+        """Examine a pair. The locks are asked before the look that counts: asked after it, a writer that commits in
+        between would be taken for dead.
+
+        Raises:
+            Gone: there is no journal.
+            LookAgainError: it changes so fast that nothing can be said: somebody writes it.
+            OSError: the file system fails, or we have run out of descriptors.
+        """
+        look = pair.look()
+        for _ in range(_MOST_LOOKS):
+            if look.state not in {JournalState.HOT, JournalState.MALFORMED} or look.blocks_nobody:
+                return self._finding(pair, look, None)
+            judgement = self._judge(pair, look)
+            again = pair.look()
+            if again == look:
+                return self._finding(pair, look, judgement)
+            look = again
+        raise LookAgainError("it changes from one look to the next")
+
+    def _finding(self, pair: Pair, look: Look, judgement: Judgement | None) -> Finding:
+        decision = decide(look, None if judgement is None else judgement.verdict)
+        reason = _reason(look, judgement)
+        if decision is Decision.RECOVER:
+            obstacle = self._obstacle(look)
+            if obstacle is not None:
+                decision, reason = Decision.REFUSE, obstacle
+        return Finding(look, pair.path, pair.session, judgement, decision, reason)
+
+
+def _reason(look: Look, judgement: Judgement | None) -> str:
+    if judgement is not None:
+        return judgement.reason
+    if look.state is JournalState.EMPTY:
+        return "the journal is empty: nothing to roll back"
+    if look.state is JournalState.ZEROED:
+        return "the journal's header is zeroed: nothing to roll back"
+    if look.blocks_nobody:
+        return "the database has zero bytes: SQLite reads it whatever the journal holds"
+    return look.detail

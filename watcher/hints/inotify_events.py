@@ -1,0 +1,137 @@
+"""The raw side of inotify: its system calls, and what is kept of a gulp of events while they are still bytes.
+
+The facts are those of inotify(7) and of the kernel's `fs/notify/inotify`. A live writer's commit in DELETE mode is a
+close of its journal and then a delete: the two cancel here, before an object is made for either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from enum import IntFlag
+from struct import Struct
+from typing import NamedTuple
+
+__all__ = ["GULP_BYTES", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
+
+GULP_BYTES = 32 * 1024
+"""One read: some hundreds of events. A larger buffer costs more to get than it saves in reads."""
+
+
+class In(IntFlag):
+    """Masks of inotify(7)."""
+
+    CLOSE_WRITE = 0x8
+    MOVED_FROM = 0x40
+    MOVED_TO = 0x80
+    CREATE = 0x100
+    DELETE = 0x200
+    DELETE_SELF = 0x400
+    MOVE_SELF = 0x800
+    UNMOUNT = 0x2000
+    Q_OVERFLOW = 0x4000
+    IGNORED = 0x8000
+    ONLYDIR = 0x01000000
+    EXCL_UNLINK = 0x04000000
+    ISDIR = 0x40000000
+
+
+class DirectoryEvent(NamedTuple):
+    """An event that may change which directories there are. `wd` is -1 for a full queue."""
+
+    wd: int
+    mask: int
+    name: bytes
+
+
+Closed = dict[tuple[int, bytes], int]
+"""Journals that were closed or moved into place and not deleted since: the watch and the name, padded with NULs as the
+kernel hands it over, with the number of the gulp that told it first."""
+
+_HEADER = Struct("=iIII")
+_HEADER_BYTES = _HEADER.size
+_ENDS_AS_JOURNAL = b"-journal\0"
+
+# Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
+_CLOSED_OR_MOVED_IN = int(In.CLOSE_WRITE | In.MOVED_TO)
+_GONE = int(In.DELETE | In.MOVED_FROM)
+_BEYOND_FILES = int(In.DELETE_SELF)
+"""From this bit on a mask tells of a directory, of the watch or of the queue."""
+
+
+def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
+    """Keep what matters of a gulp: the journals in `closed`, everything about directories in the list returned.
+
+    A name holds no NUL and is padded with at least one (`copy_event_to_user`), so the suffix is found without cutting
+    the padding off, and the padded name serves as a key: a name's padding is always the same.
+
+    Args:
+        gulp: whole events, as read(2) gives them.
+        closed: brought up to date in place.
+        turn: the number of this gulp.
+    """
+    about_directories: list[DirectoryEvent] = []
+    unpack = _HEADER.unpack_from
+    offset, end = 0, len(gulp)
+    while offset < end:
+        wd, mask, _, length = unpack(gulp, offset)
+        start = offset + _HEADER_BYTES
+        offset = start + length
+        if mask >= _BEYOND_FILES:
+            about_directories.append(DirectoryEvent(wd, mask, gulp[start:offset].rstrip(b"\0")))
+        elif mask & _CLOSED_OR_MOVED_IN:
+            name = gulp[start:offset]
+            if _ENDS_AS_JOURNAL in name:
+                closed.setdefault((wd, name), turn)
+        elif closed and mask & _GONE:
+            closed.pop((wd, gulp[start:offset]), None)
+    return about_directories
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Inotify:
+    """One inotify descriptor, non-blocking. Used by one thread."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            OSError: EMFILE where `fs.inotify.max_user_instances` or our descriptors are used up; ENOMEM.
+        """
+        self._descriptor: int = _checked(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def watch(self, directory_fd: int, mask: int) -> int:
+        """Watch a directory, by a descriptor that was walked to: no name is resolved a second time.
+
+        Returns:
+            The watch's number: the same for the same inode, for as long as its watch lives.
+
+        Raises:
+            OSError: ENOSPC where `fs.inotify.max_user_watches` is reached; ENOMEM; EACCES.
+        """
+        return _checked(_libc.inotify_add_watch(self._descriptor, b"/proc/self/fd/%d" % directory_fd, mask))
+
+    def forget(self, wd: int) -> None:
+        """Remove a watch. The kernel may have removed it with its directory: then there is nothing to do."""
+        _libc.inotify_rm_watch(self._descriptor, wd)
+
+    def read(self) -> bytes:
+        """At most a gulp of whole events; nothing where there are none."""
+        try:
+            return os.read(self._descriptor, GULP_BYTES)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

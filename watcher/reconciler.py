@@ -1,0 +1,324 @@
+"""What happens to a journal: from a hint that it may want a look to its recovery, or to the reason why not.
+
+A hint is a place, and says nothing else: not what was seen, nor by whom. Each look starts from the file system, and
+what is remembered of a place serves only to wait the right time and not to say the same thing twice. So a hint may come
+late, double or not at all: the next one, at the latest the sweep's, leads to the same end.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from watcher.agenda import Agenda
+from watcher.decision import Decision, Examiner, Finding
+from watcher.hints.exits import Exits
+from watcher.journal import JournalState
+from watcher.look import Look, LookAgainError, Looker, Pair
+from watcher.records.record import Outcome, Record
+from watcher.recovery import Attempt, Recovery
+from watcher.reports import Reports
+from watcher.settings import RecoverySettings, WatchSettings
+from watcher.tree import Gone, Place, RootMissingError, UnsafeError
+
+__all__ = ["Counts", "Reconciler"]
+
+_SOON_S = 0.005
+"""For what changes under our eyes, or is busy for a moment; doubled at each turn."""
+_BUSY_MOST_S = 1.0
+_WAIT_MOST_S = 5.0
+_HOLD_MOST_S = 10.0
+_MOST_REMEMBERED = 100_000
+"""Journals that are waited for, held or refused at once; of more than these nothing is remembered between two looks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many journals are known now: `hot` counts all that SQLite would roll back, whatever they wait for."""
+
+    hot: int = 0
+    waiting: int = 0
+    held: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is remembered of a place between two looks. Written by the worker that has it in its hands."""
+
+    finding: Finding
+    since: float  # by time.monotonic: the journal has been seen unchanged, and the same decided
+    looks: int = 0  # in a row, without a change
+    failures: int = 0  # in a row
+    watched: frozenset[int] = frozenset()  # pids whose exit is a hint
+
+
+class Reconciler:
+    """Looks at what it is hinted at, with a few workers.
+
+    Args:
+        looker, examiner, recovery, reports: the rooms it leads through.
+        done: called by a worker with each recovered database, for what may come after: verification, sync.
+        changed: called by a worker when the counts may have changed.
+    """
+
+    def __init__(
+        self,
+        looker: Looker,
+        examiner: Examiner,
+        recovery: Recovery,
+        reports: Reports,
+        *,
+        recovery_settings: RecoverySettings,
+        watch_settings: WatchSettings,
+        done: Callable[[Place, Record], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._looker = looker
+        self._examiner = examiner
+        self._recovery = recovery
+        self._reports = reports
+        self._retry = recovery_settings.retry
+        self._watch = watch_settings
+        self._done = done
+        self._changed = changed
+        self._agenda = Agenda(recovery_settings.workers)
+        self._exits = Exits(self.hint)
+        self._lock = threading.Lock()
+        self._known: dict[Place, _Known] = {}  # guarded by _lock
+        self._workers = [
+            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
+            for number in range(recovery_settings.workers)
+        ]
+
+    # --- hints ---
+
+    def hint(self, place: Place) -> None:
+        """Look at this place now."""
+        self._agenda.add(place)
+
+    def hint_of_sweep(self, place: Place) -> None:
+        """Look at this place after all that is urgent, unless another look is due anyway."""
+        self._agenda.add(place, urgent=False)
+
+    def wake(
+        self, concerns: Callable[[str, Mapping[str, str]], bool] | None = None, delays_s: tuple[float, ...] = (0.0,)
+    ) -> None:
+        """Look again at what waits or is held, because something may have changed for it.
+
+        Args:
+            concerns: told a database's path and session fields, says whether it may; None: all of them.
+            delays_s: when to look, from now, seconds.
+        """
+        with self._lock:
+            known = [(place, each.finding) for place, each in self._known.items()]
+        now = time.monotonic()
+        for place, finding in known:
+            if finding.decision is Decision.REFUSE or (concerns and not concerns(finding.path, finding.session)):
+                continue
+            for delay_s in delays_s:
+                if delay_s > 0:
+                    self._agenda.add_at(place, now + delay_s)
+                else:
+                    self._agenda.add(place)
+
+    def look_at_all_known(self) -> None:
+        """After a sweep, which does not meet a journal that is gone: what is remembered is looked at, too."""
+        with self._lock:
+            known = list(self._known)
+        for place in known:
+            self._agenda.add(place, urgent=False)
+
+    def counts(self) -> Counts:
+        """What is known now."""
+        with self._lock:
+            findings = [each.finding for each in self._known.values()]
+        hot = sum(each.look.state in {JournalState.HOT, JournalState.MALFORMED} for each in findings)
+        by_decision = [each.decision for each in findings]
+        return Counts(
+            hot=hot,
+            waiting=by_decision.count(Decision.WAIT),
+            held=by_decision.count(Decision.HOLD),
+            refused=by_decision.count(Decision.REFUSE),
+        )
+
+    def backlog(self) -> int:
+        """How many places are to be looked at now."""
+        return self._agenda.backlog()
+
+    # --- life ---
+
+    def start(self) -> None:
+        self._exits.start()
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self, deadline_s: float = 3.0) -> bool:
+        """Let each worker end what it has in its hands. False where one is still at it after the deadline: what it
+        does is SQLite's rollback, which may be ended at any moment."""
+        self._agenda.close()
+        until = time.monotonic() + deadline_s
+        for worker in self._workers:
+            worker.join(max(0.0, until - time.monotonic()))
+        self._exits.stop()
+        return not any(worker.is_alive() for worker in self._workers)
+
+    def _work(self) -> None:
+        while (place := self._agenda.take()) is not None:
+            try:
+                self._reconcile(place)
+            except Exception as error:  # noqa: BLE001 - the top of a thread, which must go on for the other places
+                self._reports.defect(place, self._looker.tree.path(place), error)
+                self._agenda.add_at(place, time.monotonic() + self._retry.first)
+            finally:
+                self._agenda.done(place)
+
+    # --- what happens to a journal ---
+
+    def _reconcile(self, place: Place) -> None:
+        since = time.monotonic()
+        try:
+            with self._looker.pair(place) as pair:
+                finding = self._examiner.examine(pair)
+                known = self._remember(finding)
+                self._follow(pair, finding, known, since)
+        except Gone:
+            self._forget(place)
+        except LookAgainError:
+            self._look_again_soon(place)
+        except UnsafeError as error:
+            finding = self._examiner.unreachable(place, str(error))
+            self._refuse(finding, self._remember(finding))
+        except RootMissingError:
+            self._forget(place)  # the service waits for the root, and sweeps when it is back
+
+    def _follow(self, pair: Pair, finding: Finding, known: _Known, since: float) -> None:
+        match finding.decision:
+            case Decision.IGNORE:
+                self._forget(finding.place)
+            case Decision.WAIT:
+                self._wait(finding, known)
+            case Decision.HOLD:
+                self._hold(finding, known)
+            case Decision.REFUSE:
+                self._refuse(finding, known)
+            case Decision.RECOVER:
+                self._recover(pair, finding, known, since)
+
+    def _wait(self, finding: Finding, known: _Known) -> None:
+        """The owner is alive: its exit is a hint, and a slow second look stands behind that."""
+        assert finding.judgement is not None
+        pids = frozenset(each.pid for each in finding.judgement.evidence if each.pid is not None)
+        for pid in pids - known.watched:
+            self._exits.watch(pid, finding.place)
+        for pid in known.watched - pids:
+            self._exits.forget(pid, finding.place)
+        known.watched = pids
+        for_s = time.monotonic() - known.since
+        if for_s >= self._watch.hold_warning:
+            self._reports.waiting(finding, for_s)
+        self._look_again(finding.place, known, for_s, _WAIT_MOST_S)
+
+    def _hold(self, finding: Finding, known: _Known) -> None:
+        """Nobody knows: nothing is done, and after a while a person is told."""
+        for_s = time.monotonic() - known.since
+        again_s = self._look_again(finding.place, known, for_s, min(_HOLD_MOST_S, self._watch.sweep_interval))
+        if for_s >= self._watch.hold_warning:
+            self._reports.held(finding, for_s, again_s)
+
+    def _look_again(self, place: Place, known: _Known, for_s: float, most_s: float) -> float:
+        """In a second, then less often; but just when `hold_warning` is over."""
+        again_s = min(float(2 ** min(known.looks, 10)), most_s)
+        left_s = self._watch.hold_warning - for_s
+        if left_s > 0:
+            again_s = min(again_s, left_s)
+        self._agenda.add_at(place, time.monotonic() + again_s)
+        return again_s
+
+    def _refuse(self, finding: Finding, known: _Known) -> None:
+        """Not ours to touch: told once, and met again at each sweep."""
+        if known.looks == 0:
+            self._reports.refused(finding)
+
+    def _recover(self, pair: Pair, finding: Finding, known: _Known, since: float) -> None:
+        still_for_s = time.monotonic() - known.since
+        attempt = self._recovery.recover(pair, finding.look, since=since, still_for_s=still_for_s)
+        again_s = self._pause(attempt, known)
+        self._reports.attempted(finding, attempt, again_s)
+        if again_s is not None:
+            self._agenda.add_at(finding.place, time.monotonic() + again_s)
+            return
+        if attempt.record.outcome is Outcome.REFUSED:
+            return
+        self._forget(finding.place)
+        if attempt.record.outcome in {Outcome.RECOVERED, Outcome.CORRUPT}:
+            self._done(finding.place, attempt.record)
+
+    def _pause(self, attempt: Attempt, known: _Known) -> float | None:
+        """When to look again after this attempt, from now in seconds; None where it is over."""
+        match attempt.record.outcome:
+            case Outcome.FAILED:
+                known.failures += 1
+                growing = self._retry.first * 2.0 ** min(known.failures - 1, 20)
+                # Not less often than the sweep: when the fault has gone, nobody tells us.
+                return min(growing, self._retry.max, max(self._watch.sweep_interval, self._retry.first))
+            case Outcome.BUSY | Outcome.WAITING | Outcome.HELD | Outcome.CLEAN:
+                # Somebody is at it, or the last judgement was another: the whole way once more.
+                busy = min(_SOON_S * 2.0 ** min(known.looks, 10), _BUSY_MOST_S)
+                return busy if attempt.again_in_s is None else max(attempt.again_in_s, busy)
+            case _:
+                return None
+
+    def _look_again_soon(self, place: Place) -> None:
+        with self._lock:
+            known = self._known.get(place)
+            looks = 0
+            if known is not None:
+                known.looks += 1
+                looks = known.looks
+        self._agenda.add_at(place, time.monotonic() + min(_SOON_S * 2.0 ** min(looks, 10), _BUSY_MOST_S))
+
+    # --- what is remembered ---
+
+    def _remember(self, finding: Finding) -> _Known:
+        now = time.monotonic()
+        with self._lock:
+            known = self._known.get(finding.place)
+            fresh = known is None
+            if known is None:
+                known = _Known(finding, now)
+                if len(self._known) < _MOST_REMEMBERED:
+                    self._known[finding.place] = known
+            elif _same(known.finding, finding):
+                known.finding = finding
+                known.looks += 1
+                return known
+            else:
+                if known.finding.look != finding.look:
+                    known.failures = 0
+                known.finding, known.since, known.looks = finding, now, 0
+        if finding.decision is not Decision.IGNORE:
+            self._reports.found(finding)
+            if fresh:
+                self._changed()
+        return known
+
+    def _forget(self, place: Place) -> None:
+        self._agenda.forget(place)
+        with self._lock:
+            known = self._known.pop(place, None)
+        if known is not None:
+            for pid in known.watched:
+                self._exits.forget(pid, place)
+            self._changed()
+
+
+def _same(before: Finding, now: Finding) -> bool:
+    """Whether nothing has changed between two looks: the files, and what is to be done."""
+    return _files(before.look) == _files(now.look) and before.decision is now.decision
+
+
+def _files(look: Look) -> tuple[object, ...]:
+    return (look.state, look.detail, look.journal, look.database)
