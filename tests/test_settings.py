@@ -22,6 +22,7 @@ from watcher.settings import (
     TreeSettings,
     load_settings,
 )
+from watcher.settings.places import Surroundings
 
 LAYOUT = 'tree: {root: ./data, layout: "{agent_group}/{session}"}\n'
 """A sound beginning of a file, with two fields to use further down."""
@@ -525,6 +526,10 @@ class TestPaths:
         assert settings.owner.pid_file == "/home/{{me}}/x.pid"
         assert settings.owner.command is not None
         assert settings.owner.command.argv == ("/home/{{me}}/alive", "~/x")
+
+    @pytest.mark.parametrize(("written", "meant"), [("~", "/"), ("~/", "/"), ("~/x", "/x")])
+    def test_the_home_directory_may_be_the_root_directory(self, written: str, meant: str) -> None:
+        assert Surroundings(Path("/etc"), home="/").path(written) == Path(meant)
 
     def test_without_that_variable_the_account_says_where_home_is(self, tmp_path: Path) -> None:
         assert load(tmp_path, "tree: {root: ~/x}").tree.root.is_absolute()

@@ -18,6 +18,7 @@ def test_a_layout_names_what_lies_between_the_root_and_a_database() -> None:
 
     assert layout.fields == ("agent_group", "session")
     assert layout.depth == 3
+    assert str(layout) == "{agent_group}/x-{session}/db"
     assert layout.match(["g", "x-1", "db"]) == {"agent_group": "g", "session": "1"}
     assert [layout.literal(index) for index in range(3)] == [None, None, "db"]
 

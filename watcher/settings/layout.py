@@ -74,6 +74,9 @@ class Layout:
                 raise UnfitError(f"{{{clipped(field)}}} stands in it twice")
         return cls(text, components)
 
+    def __str__(self) -> str:
+        return self.text
+
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the fields, from the root down."""

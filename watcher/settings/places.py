@@ -66,7 +66,7 @@ class Surroundings:
         Raises:
             UnfitError: `~somebody`, or no home directory is known.
         """
-        return self._home_of(text) + text[1:] if text.startswith("~") else text
+        return self._home_of(text) + (text[1:] or "/") if text.startswith("~") else text
 
     def expanded_template(self, text: str) -> str:
         """The same for a template; braces in the home directory's name stay what they are."""
