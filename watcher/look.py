@@ -13,7 +13,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from watcher import journal as format_
 from watcher.filesystem import FileSystem, file_system_of
@@ -33,13 +33,17 @@ class LookAgainError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """Which file it is, and in which version: equal as long as nobody has written it or put another in its place."""
+    """Which file it is, and in which version: equal as long as nobody has written it or put another in its place.
+
+    The ctime does not count: SQLite, run by root, gives each journal that it opens its owner anew (`robustFchown` in
+    os_unix.c), so that every poll of a root's host changes it.
+    """
 
     device: int
     inode: int
     size_bytes: int
     mtime_ns: int
-    ctime_ns: int
+    ctime_ns: int = field(compare=False)
     mode: int
     uid: int
     gid: int
