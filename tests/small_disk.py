@@ -12,12 +12,20 @@ import pytest
 
 
 @contextmanager
-def small_disk(mount_point: Path, size_kib: int = 256) -> Iterator[Path]:
-    """A tmpfs at this directory, unmounted afterwards."""
+def small_disk(mount_point: Path, *, size_kib: int = 256, files: int = 1000) -> Iterator[Path]:
+    """A tmpfs at this directory, for so much and so many files, unmounted afterwards."""
     mount_point.mkdir()
     if os.geteuid() != 0:
         pytest.skip("mounting a tmpfs wants root")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k,mode=0755", "tmpfs", str(mount_point)]
+    mount = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={size_kib}k,nr_inodes={files + 1},mode=0755",
+        "tmpfs",
+        str(mount_point),
+    ]
     mounted = subprocess.run(mount, check=False, capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")

@@ -306,6 +306,27 @@ def test_a_reader_beside_the_service_sees_whole_batches_and_disturbs_none(histor
         assert says(reader, "torn 0 many")
 
 
+READ_FROM_THE_FIRST_MOMENT = """
+import sys
+from pathlib import Path
+from tests.test_history import history_at
+for number in range(40):
+    history = history_at(Path(sys.argv[1]) / f"{number}.db")
+    print("ready", flush=True)
+    while not (entries := history.query()):
+        pass
+    print(len(entries), flush=True)
+"""
+
+
+def test_a_reader_may_come_while_the_history_is_being_made(tmp_path: Path) -> None:
+    with in_another_process(READ_FROM_THE_FIRST_MOMENT, str(tmp_path)) as reader:
+        for number in range(40):
+            assert says(reader, "ready")
+            history_at(tmp_path / f"{number}.db").append(numbered(0, 3))
+            assert says(reader, "3")
+
+
 LOCK_IT = """
 import sys, apsw
 connection = apsw.Connection(sys.argv[1])
@@ -352,6 +373,24 @@ def test_the_first_entry_on_a_full_disk_is_told_too(tmp_path: Path) -> None:
         assert history.query() == []
         ballast.unlink()
         assert history.append(numbered(0, 1)) == 1
+
+
+def test_a_disk_without_room_for_a_journal_is_full_too(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", files=2) as disk:
+        (disk / "ballast").write_bytes(b"")
+        history = history_at(disk / "history.db")
+        with pytest.raises(HistoryError, match=r"No space left on device; free some space") as refused:
+            history.append(numbered(0, 1))
+        assert refused.value.trouble is Trouble.FULL
+        (disk / "ballast").unlink()
+        assert history.append(numbered(0, 1)) == 1
+
+
+def test_a_disk_without_room_for_a_file_is_full_too(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", files=1) as disk:
+        (disk / "ballast").write_bytes(b"")
+        with pytest.raises(HistoryError, match=r"cannot be made: No space left on device; free some space"):
+            history_at(disk / "history.db").append(numbered(0, 1))
 
 
 def damage_header(path: Path) -> None:

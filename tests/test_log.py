@@ -338,6 +338,18 @@ def test_no_line_is_lost_or_doubled_while_the_log_is_set_up_anew(tmp_path: Path,
     assert sorted(json.loads(line)["message"] for line in file.read_text().splitlines()) == sorted(told)
 
 
+def test_setting_up_anew_closes_the_file_before(tmp_path: Path, stream: io.StringIO) -> None:
+    def open_files() -> set[str]:
+        return {os.readlink(f"/dev/fd/{fd}") for fd in os.listdir("/dev/fd") if os.path.exists(f"/dev/fd/{fd}")}
+
+    for number in range(3):
+        log.configure(level="INFO", instance="x", stream=stream, file=tmp_path / f"{number}.log")
+        log.tell(Event.STARTED, "here we are")
+    assert [file for file in open_files() if file.endswith(".log")] == [str(tmp_path / "2.log")]
+    log.close()
+    assert [file for file in open_files() if file.endswith(".log")] == []
+
+
 def test_a_wrong_set_up_leaves_the_log_as_it_was(tmp_path: Path, stream: io.StringIO) -> None:
     log.configure(level="INFO", instance="x", json_lines=True, stream=stream)
     wrongs: list[dict[str, Any]] = [

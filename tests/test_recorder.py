@@ -139,14 +139,14 @@ def test_what_could_not_be_written_is_written_when_it_can(tmp_path: Path) -> Non
 def test_of_a_backlog_that_is_too_long_the_newest_are_kept_and_the_rest_is_counted(tmp_path: Path) -> None:
     directory = tmp_path / "state"
     with at_work(desk_at(directory / "history.db", backlog=100)) as desk:
-        desk.add(0, 1)
-        eventually(lambda: desk.failures)
-        desk.add(1, 250)
+        desk.add(0, 90)
+        eventually(lambda: desk.failures and desk.failures[-1][1] == 90)
+        desk.add(90, 150)
         eventually(lambda: desk.failures[-1][1] == 100)
         directory.mkdir()
         eventually(lambda: desk.returns)
-        assert kept(desk) == list(range(150, 250))
-        assert desk.returns == [150]
+        assert kept(desk) == list(range(50, 150))
+        assert desk.returns == [50]
 
 
 def test_a_corrupt_history_is_set_aside_told_and_begun_anew(tmp_path: Path) -> None:

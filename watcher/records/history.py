@@ -7,7 +7,8 @@ in a thread of its own, is no hurry. It is opened for every batch and every ques
 a history that was removed, replaced or on a file system that was away is found as it is, and nothing has to be mended.
 
 Only apsw opens it, as no second SQLite may be loaded into the service; no connection is made before the first use.
-A :class:`History` belongs to one thread; several of them, in one process or many, are kept apart by SQLite's locks.
+One thread appends; any may ask, since a question holds no state. Several of them, in one process or in many, are kept
+apart by SQLite's locks.
 """
 
 from __future__ import annotations
