@@ -18,7 +18,7 @@ import apsw
 import pytest
 import sqlalchemy
 
-from tests.test_poller_writers import ROWS, Writer, make_database, writing, writing_unseen
+from tests.writers import ROWS, Writer, make_database, writing, writing_unseen
 from tests.test_races import coded, listening
 from watcher import RACED, Poller, tolerate_races
 from watcher.poller import Stats, next_tick

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.test_poller_writers import ROWS, crash, make_database, recover, writing_unseen
+from tests.writers import ROWS, crash, make_database, recover, writing_unseen
 from tests.test_races import coded, listening
 from watcher import RACED, Poller
 from watcher.stillness import JournalLook, Stillness, look_beside

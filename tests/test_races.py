@@ -24,7 +24,7 @@ import sqlalchemy
 from loguru import logger
 
 import watcher
-from tests.test_poller_writers import ROWS, Writer, make_database, writing, writing_unseen
+from tests.writers import ROWS, Writer, make_database, writing, writing_unseen
 from watcher import RACED, ErrorClass, classify, is_readonly_race, tolerate_races
 from watcher.races import Raced
 

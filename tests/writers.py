@@ -1,4 +1,4 @@
-"""The writers beside which the poller's tests read: real processes in real transactions, and what they do to reads."""
+"""Writers: real processes in real transactions, to live beside, and to kill."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import IO
-
-import pytest
 
 # One command a line on stdin, answered when it is done. A cache of a few pages makes a transaction spill: its journal
 # is synced and hot then, though nothing is committed. `begin` and `more` each journal pages that were not there yet.
@@ -57,6 +55,10 @@ class Writer:
         stdin.write(f"{command}\n")
         stdin.flush()
         assert stdout.readline() == "done\n"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -105,41 +107,3 @@ def count_read_only(database: Path) -> int:
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         count: int = connection.execute("SELECT count(*) FROM t").fetchone()[0]
         return count
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    path = tmp_path / "outbound.db"
-    make_database(path)
-    return path
-
-
-def test_an_unseen_writer_in_a_transaction_makes_every_read_race_until_it_commits(database: Path) -> None:
-    with writing_unseen(database) as writer:
-        writer.tell("begin")
-        for _ in range(3):
-            with pytest.raises(sqlite3.OperationalError) as raised:
-                count_read_only(database)
-            assert raised.value.sqlite_errorname == "SQLITE_READONLY_ROLLBACK"
-        writer.tell("COMMIT")
-        assert count_read_only(database) == ROWS
-
-
-def test_a_seen_writer_in_a_transaction_that_has_spilled_locks_readers_out(database: Path) -> None:
-    with writing(database) as writer:
-        writer.tell("begin")
-        with (
-            closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0)) as reader,
-            pytest.raises(sqlite3.OperationalError) as raised,
-        ):
-            reader.execute("SELECT count(*) FROM t")
-        assert raised.value.sqlite_errorname == "SQLITE_BUSY"
-
-
-def test_a_killed_writer_leaves_a_journal_that_only_a_read_write_open_rolls_back(database: Path) -> None:
-    crash(database)
-    with pytest.raises(sqlite3.OperationalError) as raised:
-        count_read_only(database)
-    assert raised.value.sqlite_errorname == "SQLITE_READONLY_ROLLBACK"
-    recover(database)
-    assert count_read_only(database) == ROWS

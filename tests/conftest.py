@@ -1,0 +1,19 @@
+"""What all tests share. Importing the rollback configures SQLite's log, which must come before any connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import watcher.rollback  # noqa: F401 - see above
+from tests.running import Runner
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    """A tree and its settings, with the means to run the real service and the real commands on it."""
+    made = Runner(tmp_path)
+    yield made
+    made.close()
