@@ -261,7 +261,7 @@ def private_engine(kind: str) -> Iterator[str]:
         pytest.skip(f"{_PROGRAMS[kind]} is not installed; as root: {SCRIPT} install")
     directory = tempfile.mkdtemp(prefix="jw-engine-")  # a short path: a socket's name may have 107 bytes
     try:
-        command = [SCRIPT, "start", directory, kind]
+        command = [str(SCRIPT), "start", directory, kind]
         started = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         if started.returncode != 0:
             pytest.fail(f"{kind} does not start: {started.stderr}")
