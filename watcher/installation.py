@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watcher.aftercare import Aftercare
 from watcher.checks import unwritable
@@ -28,19 +29,37 @@ from watcher.settings import LocksMode, Settings, WatchBackend
 from watcher.snapshots import Snapshots
 from watcher.tree import RootMissingError, Tree
 
+if TYPE_CHECKING:
+    from watcher.hints.engine import EngineHints
+    from watcher.owner.container import ContainerProbe
+
 __all__ = ["Installation", "Rooms"]
 
 _POLLS_PER_SWEEP = 6
 
 
 class Rooms:
-    """The rooms that `run` and the commands share: those that look, judge and act; no threads."""
+    """The rooms that `run` and the commands share: those that look, judge and act; no threads.
 
-    def __init__(self, settings: Settings, clock: WallClock) -> None:
+    Args:
+        thorough: ask every probe, for a person who wants to know; the service stops asking where the owner lives.
+        on_lost, on_back: called when the container engine stops answering (reason, remedy), and when it does again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: WallClock,
+        *,
+        thorough: bool = True,
+        on_lost: Callable[[str, str], None] | None = None,
+        on_back: Callable[[], None] | None = None,
+    ) -> None:
         self.settings = settings
         self.tree = Tree(settings.tree)
         self.looker = Looker(self.tree, max_journal_bytes=settings.recovery.max_journal_size)
-        self.owner = Owner(settings.owner, clock)
+        self.container = _container_probe(settings, on_lost, on_back)
+        self.owner = Owner(settings, clock, container=self.container, thorough=thorough)
         kept = settings.recovery.snapshot
         snapshots = None if kept is None else Snapshots(Path(settings.state_dir) / "snapshots", kept)
         self.recovery = Recovery(settings.recovery, self._judge_afresh, snapshots)
@@ -65,6 +84,23 @@ class Rooms:
         return [name for name, is_set in named.items() if is_set]
 
 
+def _container_probe(
+    settings: Settings, on_lost: Callable[[str, str], None] | None, on_back: Callable[[], None] | None
+) -> ContainerProbe | None:
+    if settings.owner.container is None:
+        return None
+    from watcher.owner.container import ContainerProbe  # noqa: PLC0415 - the docker SDK, only where it is wanted
+
+    return ContainerProbe(
+        settings.owner.container,
+        host_root=settings.tree.host_root,
+        root=settings.tree.root,
+        state_dir=settings.state_dir,
+        on_lost=on_lost,
+        on_back=on_back,
+    )
+
+
 class Installation:
     """The rooms with their threads.
 
@@ -86,7 +122,9 @@ class Installation:
         swept: Callable[[Swept], None],
     ) -> None:
         self.settings = settings
-        self.rooms = Rooms(settings, clock)
+        self.rooms = Rooms(settings, clock, thorough=False, on_lost=self._engine_lost, on_back=self._engine_back)
+        self._engine_answers = True  # written by whichever thread has asked the engine
+        self._changed = changed
         self.reports = Reports(keep)
         self._aftercare = Aftercare(self.rooms.looker, self.rooms.recovery, self.reports)
         self.reconciler = Reconciler(
@@ -99,6 +137,7 @@ class Installation:
             done=self._aftercare.add,
             changed=changed,
         )
+        self._engine = self._engine_hints()
         self._trouble = trouble
         self._swept = swept
         self._files: FilesystemHints | None = None
@@ -113,6 +152,8 @@ class Installation:
         """Start everything but the watch, which wants the root: :meth:`watch`."""
         self._aftercare.start()
         self.reconciler.start()
+        if self._engine is not None:
+            self._engine.start()
 
     def begin_to_sweep(self) -> None:
         """Start the sweeps, the first one at once; after the watch, so that nothing falls between the two."""
@@ -134,7 +175,10 @@ class Installation:
         """End every thread. False where one did not end in time."""
         self.sweep.stop()
         self.unwatch()
+        if self._engine is not None:
+            self._engine.stop()
         ended = self.reconciler.stop()
+        self.rooms.owner.close()
         self._aftercare.stop()
         return ended
 
@@ -173,6 +217,33 @@ class Installation:
         if files is None:
             return Watch()
         return Watch(backend=files.backend, directories=files.directories, missed=files.missed)
+
+    def engine_status(self) -> dict[str, object] | None:
+        """Which container engine is asked, and whether it answers; None where none is."""
+        probe = self.rooms.container
+        return None if probe is None else {"address": probe.engine.address, "answers": self._engine_answers}
+
+    def _engine_hints(self) -> EngineHints | None:
+        if self.rooms.container is None:
+            return None
+        from watcher.hints.engine import EngineHints  # noqa: PLC0415 - as in _container_probe
+
+        return EngineHints(self.rooms.container, self.reconciler.wake)
+
+    def _engine_lost(self, reason: str, remedy: str) -> None:
+        self._engine_answers = False
+        log.tell(
+            Event.ENGINE_LOST,
+            f"{reason}; hot journals are held until it answers. {remedy}",
+            remedy=remedy,
+        )
+        self._changed()
+
+    def _engine_back(self) -> None:
+        self._engine_answers = True
+        log.tell(Event.ENGINE_BACK, "the container engine answers again; what was held is looked at now")
+        self.reconciler.wake()
+        self._changed()
 
     def _after_sweep(self, swept: Swept) -> None:
         if not isinstance(swept.error, RootMissingError):

@@ -53,6 +53,7 @@ class _Known:
     looks: int = 0  # in a row, without a change
     failures: int = 0  # in a row
     watched: frozenset[int] = frozenset()  # pids whose exit is a hint
+    series: tuple[float, ...] = ()  # moments at which to look again whatever comes; guarded by the reconciler's lock
 
 
 class Reconciler:
@@ -110,19 +111,19 @@ class Reconciler:
 
         Args:
             concerns: told a database's path and session fields, says whether it may; None: all of them.
-            delays_s: when to look, from now, seconds.
+            delays_s: when to look, from now, seconds, in order.
         """
-        with self._lock:
-            known = [(place, each.finding) for place, each in self._known.items()]
         now = time.monotonic()
-        for place, finding in known:
-            if finding.decision is Decision.REFUSE or (concerns and not concerns(finding.path, finding.session)):
-                continue
-            for delay_s in delays_s:
-                if delay_s > 0:
-                    self._agenda.add_at(place, now + delay_s)
+        with self._lock:
+            known = [each for each in self._known.values() if each.finding.decision is not Decision.REFUSE]
+        for each in known:
+            if concerns is None or concerns(each.finding.path, each.finding.session):
+                with self._lock:
+                    each.series = tuple(now + delay_s for delay_s in delays_s[1:])
+                if delays_s[0] > 0:
+                    self._agenda.add_at(each.finding.place, now + delays_s[0])
                 else:
-                    self._agenda.add(place)
+                    self._agenda.add(each.finding.place)
 
     def look_at_all_known(self) -> None:
         """After a sweep, which does not meet a journal that is gone: what is remembered is looked at, too."""
@@ -234,7 +235,11 @@ class Reconciler:
         left_s = self._watch.hold_warning - for_s
         if left_s > 0:
             again_s = min(again_s, left_s)
-        self._agenda.add_at(place, time.monotonic() + again_s)
+        now = time.monotonic()
+        with self._lock:
+            known.series = tuple(moment for moment in known.series if moment > now)
+            again_s = min(again_s, known.series[0] - now) if known.series else again_s
+        self._agenda.add_at(place, now + again_s)
         return again_s
 
     def _refuse(self, finding: Finding, known: _Known) -> None:

@@ -373,6 +373,7 @@ class Service:
             journals=status.Journals(hot=counts.hot, waiting=counts.waiting, held=counts.held, refused=counts.refused),
             recoveries=self._installation.reports.recoveries(),
             watch=self._installation.watch_status(),
+            engine=self._installation.engine_status(),
             last_sweep=self._last_sweep,
         )
         try:

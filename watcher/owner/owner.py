@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 from watcher.look import Look, LookAgainError, Pair
 from watcher.owner.boot import BootProbe
 from watcher.owner.clock import WallClock
+from watcher.owner.command import CommandProbe
+from watcher.owner.heartbeat import HeartbeatProbe
 from watcher.owner.locks import LocksProbe
 from watcher.owner.pid_file import PidFileProbe
 from watcher.owner.testimony import Answer, Evidence, Judgement, Subject, judge
-from watcher.settings import LocksMode, OwnerSettings
+from watcher.settings import LocksMode, Settings
 from watcher.tree import UnsafeError
+
+if TYPE_CHECKING:  # the docker SDK is loaded only where the settings name an engine
+    from watcher.owner.container import ContainerProbe
 
 __all__ = ["Owner"]
 
@@ -20,12 +29,33 @@ class Owner:
     Args:
         settings: which probes there are.
         clock: of this process.
+        container: the probe that asks the engine, where the settings have one.
+        thorough: ask every probe, also those that cost something where a cheaper one has said ALIVE already.
     """
 
-    def __init__(self, settings: OwnerSettings, clock: WallClock) -> None:
-        self._locks = None if settings.locks is LocksMode.OFF else LocksProbe(settings.locks)
+    def __init__(
+        self,
+        settings: Settings,
+        clock: WallClock,
+        *,
+        container: ContainerProbe | None,
+        thorough: bool,
+    ) -> None:
+        owner = settings.owner
+        self._thorough = thorough
+        self._locks = None if owner.locks is LocksMode.OFF else LocksProbe(owner.locks)
         self._boot = BootProbe(clock)
-        self._pid_file = None if settings.pid_file is None else PidFileProbe(settings.pid_file, clock)
+        self._pid_file = None if owner.pid_file is None else PidFileProbe(owner.pid_file, clock)
+        self._container = container
+        self._command = None if owner.command is None else CommandProbe(owner.command, settings.file.parent)
+        self._heartbeat = None if owner.heartbeat is None else HeartbeatProbe(owner.heartbeat)
+
+    def close(self) -> None:
+        """End what a probe has running; questions that come later are answered with UNKNOWN."""
+        if self._command is not None:
+            self._command.close()
+        if self._container is not None:
+            self._container.close()
 
     def judge(self, pair: Pair, look: Look, *, fresh: bool) -> Judgement:
         """The verdict about the owner of a pair that has just been looked at.
@@ -49,13 +79,32 @@ class Owner:
             journal_mtime_ns=look.journal.mtime_ns,
             fresh=fresh,
         )
-        file_system = pair.file_system()
-        evidence = [self._boot.testify(subject, file_system)]
+        return judge(tuple(self._testimony(subject, pair, look)))
+
+    def _testimony(self, subject: Subject, pair: Pair, look: Look) -> Iterator[Evidence]:
+        boot = self._boot.testify(subject, pair.file_system())
+        yield boot
+        alive = False
         if self._locks is not None:
-            evidence.append(self._ask_locks(self._locks, pair, look, None))
+            foreign = None if self._container is None else self._container.foreign_kernel(subject)
+            evidence = self._ask_locks(self._locks, pair, look, foreign)
+            alive = evidence.answer is Answer.ALIVE
+            yield evidence
         if self._pid_file is not None:
-            evidence.append(self._pid_file.ask(subject))
-        return judge(tuple(evidence))
+            evidence = self._pid_file.ask(subject)
+            if self._container is not None and evidence.answer is Answer.EXITED:
+                # A pid of a container's own name space is somebody else's here, or nobody's.
+                evidence = replace(evidence, answer=Answer.SILENT)
+            alive = alive or evidence.answer is Answer.ALIVE
+            yield evidence
+        if alive and not self._thorough:
+            return
+        if self._container is not None:
+            yield self._container.ask(subject, boot_exited=boot.answer is Answer.EXITED)
+        if self._command is not None:
+            yield self._command.ask(subject)
+        if self._heartbeat is not None:
+            yield self._heartbeat.ask(subject)
 
     @staticmethod
     def _ask_locks(probe: LocksProbe, pair: Pair, look: Look, foreign_kernel: str | None) -> Evidence:
