@@ -29,8 +29,9 @@ __all__ = ["Attempt", "Recovery"]
 Warnings = tuple[tuple[Event, str], ...]
 
 _SETTLE_ELSEWHERE_S = 0.5
+_READER_PATIENCE_S = 0.004
+"""A host's poll holds its read lock for less."""
 _READER_AGAIN_S = 0.01
-"""A host's poll holds its read lock for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +236,10 @@ class Recovery:
     def _reader(pair: Pair, look: Look) -> str | None:
         """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
         assert look.database is not None
+        until = time.monotonic() + _READER_PATIENCE_S
         with pair.database_readable(look.database) as descriptor:
-            pid = reader_of(descriptor)
+            while (pid := reader_of(descriptor)) is not None and time.monotonic() < until:
+                time.sleep(_READER_PATIENCE_S / 20)
         if pid is None:
             return None
         return f"pid {pid} is reading it" if pid > 0 else "a process that we cannot see is reading it"

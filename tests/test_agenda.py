@@ -1,0 +1,180 @@
+"""What is looked at next: once, in fair turns, what is urgent first, what is later when it is due."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watcher.agenda import MOST_PER_DIRECTORY, Agenda
+from watcher.tree import Place
+
+A, B, C = (Place(directory, "outbound.db") for directory in "abc")
+
+
+def drained(agenda: Agenda) -> list[Place]:
+    """What it hands out at once, each given back before the next."""
+    taken = []
+    while agenda.backlog():
+        place = agenda.take()
+        assert place is not None
+        taken.append(place)
+        agenda.done(place)
+    return taken
+
+
+def test_a_place_that_is_hinted_often_is_handed_out_once() -> None:
+    agenda = Agenda(workers=2)
+    for _ in range(5):
+        agenda.add(A)
+        agenda.add(A, urgent=False)
+    assert drained(agenda) == [A]
+
+
+def test_what_is_urgent_comes_before_what_a_sweep_has_found() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add(A, urgent=False)
+    agenda.add(B)
+    assert drained(agenda) == [B, A]
+
+
+def test_a_hint_makes_urgent_what_a_sweep_has_found() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add(A, urgent=False)
+    agenda.add(B, urgent=False)
+    agenda.add(B)
+    assert drained(agenda) == [B, A]
+
+
+def test_a_place_in_hand_is_not_handed_out_again_until_it_is_given_back() -> None:
+    agenda = Agenda(workers=4)
+    agenda.add(A)
+    assert agenda.take() == A
+    agenda.add(A)
+    agenda.add(B)
+    assert agenda.take() == B
+    agenda.done(A)
+    assert agenda.take() == A
+
+
+def test_directories_take_turns() -> None:
+    agenda = Agenda(workers=4)
+    flood = [Place("flood", f"{number}.db") for number in range(100)]
+    for place in flood:
+        agenda.add(place)
+    agenda.add(A)
+    agenda.add(B)
+    assert {A, B} <= set(drained(agenda)[:4])
+
+
+def test_a_directory_never_has_all_workers() -> None:
+    agenda = Agenda(workers=4)
+    for number in range(10):
+        agenda.add(Place("slow", f"{number}.db"))
+    taken = [agenda.take() for _ in range(3)]
+    assert {each.directory for each in taken if each} == {"slow"}
+    agenda.add(A)
+    assert agenda.take() == A
+
+
+def test_a_directory_that_had_its_share_goes_on_when_something_is_given_back() -> None:
+    agenda = Agenda(workers=2)
+    first, second = Place("slow", "1.db"), Place("slow", "2.db")
+    agenda.add(first)
+    agenda.add(second)
+    assert agenda.take() == first
+    taken: list[Place | None] = []
+    worker = threading.Thread(target=lambda: taken.append(agenda.take()))
+    worker.start()
+    agenda.done(first)
+    worker.join(10)
+    assert taken == [second]
+
+
+def test_a_flood_in_one_directory_is_bounded() -> None:
+    agenda = Agenda(workers=2)
+    for number in range(3 * MOST_PER_DIRECTORY):
+        agenda.add(Place("flood", f"{number}.db"))
+    agenda.add(A)
+    assert agenda.backlog() == MOST_PER_DIRECTORY + 1
+
+
+def test_what_is_later_comes_when_it_is_due_and_the_earliest_moment_counts() -> None:
+    agenda = Agenda(workers=2)
+    now = time.monotonic()
+    agenda.add_at(A, now + 3600)
+    agenda.add_at(B, now + 0.02)
+    agenda.add_at(A, now + 0.04)
+    agenda.add_at(A, now + 1800)
+    assert agenda.take() == B
+    assert agenda.take() == A
+    assert time.monotonic() >= now + 0.04
+
+
+def test_what_is_due_earlier_wakes_a_worker_that_waits_for_what_is_due_later() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add_at(A, time.monotonic() + 3600)
+    taken: list[Place | None] = []
+    worker = threading.Thread(target=lambda: taken.append(agenda.take()))
+    worker.start()
+    agenda.add_at(B, time.monotonic() + 0.01)
+    worker.join(10)
+    assert taken == [B]
+    agenda.close()
+
+
+def test_a_sweep_leaves_alone_what_is_due_anyway_but_a_hint_does_not() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add_at(A, time.monotonic() + 3600)
+    agenda.add(A, urgent=False)
+    assert agenda.backlog() == 0
+    agenda.add(A)
+    assert drained(agenda) == [A]
+
+
+def test_what_is_forgotten_is_not_due_any_more() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add_at(A, time.monotonic())
+    agenda.forget(A)
+    agenda.add(B, urgent=False)
+    assert drained(agenda) == [B]
+
+
+def test_closing_lets_every_worker_go() -> None:
+    agenda = Agenda(workers=3)
+    workers = [threading.Thread(target=agenda.take) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    agenda.close()
+    for worker in workers:
+        worker.join(10)
+        assert not worker.is_alive()
+
+
+@given(
+    hints=st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("12"), st.booleans(), st.booleans()), max_size=40)
+)
+def test_no_hint_is_lost_and_nothing_is_in_two_hands(hints: list[tuple[str, str, bool, bool]]) -> None:
+    agenda = Agenda(workers=3)
+    hinted = set()
+    held: list[Place] = []
+    looked_at: Counter[Place] = Counter()
+    for directory, name, urgent, give_back in hints:
+        place = Place(directory, name)
+        agenda.add(place, urgent=urgent)
+        hinted.add(place)
+        if give_back and held:
+            agenda.done(held.pop())
+        if agenda.backlog() > len(held) and len(held) < 2:
+            taken = agenda.take()
+            assert taken is not None
+            assert taken not in held
+            looked_at[taken] += 1
+            held.append(taken)
+    for place in held:
+        agenda.done(place)
+    looked_at.update(drained(agenda))
+    assert set(looked_at) == hinted
