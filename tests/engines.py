@@ -27,12 +27,16 @@ import docker.errors
 import pytest
 from docker.types import Ulimit
 
-from watcher.owner.testimony import Subject
+from watcher.owner.container import ContainerProbe
+from watcher.owner.testimony import Evidence, Subject
+from watcher.settings import ContainerSettings
 
 SCRIPT = Path(__file__).parent.parent / ".ci" / "engines"
 _PROGRAMS = {"docker": "dockerd", "podman": "podman"}
 # Podman may not raise limits here, and its own defaults are higher.
 _ULIMITS = [Ulimit(name="nofile", soft=20000, hard=20000), Ulimit(name="nproc", soft=1000, hard=1000)]
+
+LABELS = {"nanoclaw-session": "{session}", "nanoclaw-group": "{agent_group}"}
 
 WRITER = """
 import os, sqlite3, sys, time
@@ -172,7 +176,11 @@ class TestEngine:
 
     def kill(self, container_id: str) -> None:
         """SIGKILL, by the engine."""
-        self.api.kill(container_id)
+        try:
+            self.api.kill(container_id)
+        except docker.errors.APIError as error:  # Podman looks again after a kill, when `--rm` may have removed it
+            if "no such container" not in str(error):
+                raise
 
     def remove(self, container_id: str) -> None:
         with contextlib.suppress(docker.errors.NotFound):
@@ -305,6 +313,11 @@ def engine(request: pytest.FixtureRequest) -> Iterator[TestEngine]:
     found.clean()
 
 
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "tree")
+
+
 @contextlib.contextmanager
 def subject_of(database: Path, session: Mapping[str, str] | None = None, *, fresh: bool = True) -> Iterator[Subject]:
     """A question about a database, as the service would put it."""
@@ -328,15 +341,42 @@ def subject_of(database: Path, session: Mapping[str, str] | None = None, *, fres
         os.close(directory)
 
 
-__all__ = [
-    "TestEngine",
-    "connected",
-    "docker_engine",
-    "engine",
-    "podman_engine",
-    "private_engine",
-    "python",
-    "python_places",
-    "subject_of",
-    "until",
-]
+class Tree:
+    """A tree `root/{agent_group}/{session}/outbound.db`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def session(self, name: str = "s1") -> Path:
+        """The directory of a session, made if it is not there."""
+        directory = self.root / "group" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def database(self, name: str = "s1") -> Path:
+        """A session's database, made if it is not there."""
+        path = self.session(name) / "outbound.db"
+        path.touch()
+        return path
+
+
+@contextlib.contextmanager
+def probing(
+    asked: TestEngine, tree: Tree, *, host_root: Path | None = None, state_dir: Path | None = None, **settings: object
+) -> Iterator[ContainerProbe]:
+    fields = ContainerSettings.model_validate({"engine": asked.address, **settings})
+    probe = ContainerProbe(fields, host_root=host_root, root=tree.root, state_dir=state_dir)
+    try:
+        yield probe
+    finally:
+        probe.close()
+
+
+def ask(probe: ContainerProbe, database: Path, *, fresh: bool = True) -> Evidence:
+    session = {"agent_group": database.parent.parent.name, "session": database.parent.name}
+    with subject_of(database, session, fresh=fresh) as subject:
+        return probe.ask(subject)
+
+
+def labels(session: str = "s1") -> Mapping[str, str]:
+    return {"nanoclaw-session": session, "nanoclaw-group": "group", "nanoclaw-role": "agent"}

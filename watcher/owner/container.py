@@ -14,7 +14,7 @@ from watcher.names import printable
 from watcher.owner.engine import Engine, Listing
 from watcher.owner.engine_errors import EngineLostError
 from watcher.owner.engine_memory import EngineMemory
-from watcher.owner.engine_model import FINAL, UNSTARTED, Container, Details
+from watcher.owner.engine_model import FINAL, STOPPED, UNSTARTED, Container, Details
 from watcher.owner.footprints import Footprints, Index, Unresolved
 from watcher.owner.mounts import Key, View, keys_of_subject
 from watcher.owner.own_container import own_container_ids
@@ -139,7 +139,7 @@ class ContainerProbe:
                 if container.state in UNSTARTED:
                     if abs(time.time() - container.created) < _CREATED_IS_FRESH_S:
                         fresh = match
-                elif container.state in FINAL or self.has_ended(container.id, not_before):
+                elif self.has_ended(container, not_before):
                     ended.append(container)
                 else:
                     return self._alive(match)
@@ -175,12 +175,13 @@ class ContainerProbe:
     def _left_out(self, container: Container, pattern: Pattern) -> bool:
         return container.id in self._own or container.id[:12] in self._own or pattern.ignores(container)
 
-    def has_ended(self, container_id: str, not_before: float) -> bool:
-        """Whether a container that the list shows as live has in truth finally stopped: the list lags behind.
+    def has_ended(self, container: Container, not_before: float) -> bool:
+        """Whether a container has finally stopped: the list lags behind.
 
         Where the kernel says that no process of it is left, and no restart policy could start it again, it has. Else,
         where an event has told of its death or its first process has ended, the engine is asked for that one
-        container. Whatever it says then, counts: somebody may have started it again.
+        container. Whatever it says then, counts, since somebody may have started it again; but not against the kernel:
+        Podman calls a container with the host's pids stopped as soon as its first process has ended (measured).
 
         Args:
             not_before: an answer from before this moment does not count (`time.monotonic()`).
@@ -188,26 +189,31 @@ class ContainerProbe:
         Raises:
             EngineLostError: the engine does not answer.
         """
-        footprint = self.footprints.of(container_id)
+        footprint = self.footprints.of(container.id)
         init = footprint.init
         if init is not None and init.all_ended and self._stays_down(footprint.details):
             return True
-        if not (init is not None and init.ended) and not self.engine.deaths.noted(container_id):
+        if container.state in FINAL:
+            return init is None or not init.some_left
+        doubtful = container.state == STOPPED or (init is not None and init.ended)
+        if not doubtful and not self.engine.deaths.noted(container.id):
             return False
         with self._lock:
-            if self._ended.get(container_id, 0.0) >= not_before:
+            if self._ended.get(container.id, 0.0) >= not_before:
                 return True
         asked_at = time.monotonic()
-        details = self.engine.inspect(container_id)
-        if details is None or details.state in FINAL:
+        details = self.engine.inspect(container.id)
+        if details is None or details.finally_stopped:
+            if init is not None and init.some_left:
+                return False
             with self._lock:
-                self._ended[container_id] = asked_at
+                self._ended[container.id] = asked_at
                 self._forget_old()
             return True
         if details.state == "running":
-            self.engine.deaths.started(container_id, details.started_ns)
+            self.engine.deaths.started(container.id, details.started_ns)
             if init is not None and details.started_ns != init.started_ns:
-                self.footprints.learn(container_id, details)
+                self.footprints.learn(container.id, details)
         return False
 
     def _stays_down(self, details: Details | None) -> bool:
@@ -228,7 +234,7 @@ class ContainerProbe:
             container = each.container
             if not container.live or self._left_out(container, pattern) or not self._might_cover(each, subject):
                 continue
-            if not self.has_ended(container.id, not_before):
+            if not self.has_ended(container, not_before):
                 what = "is not there any more" if each.gone else "cannot be looked at from here"
                 return (
                     f"container {_called(container)} mounts {printable(each.source)} read-write, which {what} and may "

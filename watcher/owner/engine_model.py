@@ -19,9 +19,12 @@ __all__ = [
     "parse_volumes",
 ]
 
-FINAL = frozenset({"exited", "dead", "removing", "stopped"})
-"""The states in which no process of the container is left. Podman says `stopped` between the end of the process and its
-own cleaning up, and `exited` after it; Docker shows `removing` only of a container that does not run (StateString)."""
+FINAL = frozenset({"exited", "dead", "removing"})
+"""The states in which no process of the container is left; Docker shows `removing` only of one that does not run."""
+
+STOPPED = "stopped"
+"""Podman's state between the end of the first process and its own cleaning up, which ends those that are left in a
+container without a pid namespace of its own (measured: 70 ms)."""
 
 UNSTARTED = frozenset({"created", "configured", "initialized"})
 """The states before a container's first process. A container that has run is never in them again."""
@@ -141,6 +144,7 @@ class Details:
         pid: of its first process, in the pid namespace of the engine's machine; 0 when it does not run.
         started_ns: when it was last started, nanoseconds since the epoch, by the engine's clock.
         restarts: a restart policy may start it again.
+        own_pids: it has a pid namespace of its own: with its first process the kernel ends all others.
         runtime: as the engine names it, e.g. `runc` or `io.containerd.runsc.v1`; empty: the engine's default.
     """
 
@@ -148,8 +152,13 @@ class Details:
     pid: int
     started_ns: int
     restarts: bool
+    own_pids: bool
     runtime: str
     mounts: tuple[Mount, ...]
+
+    @property
+    def finally_stopped(self) -> bool:
+        return self.state in FINAL or (self.state == STOPPED and self.own_pids)
 
     @classmethod
     def parse(cls, value: object) -> Details:
@@ -164,6 +173,7 @@ class Details:
             pid=pid if isinstance(pid, int) else 0,
             started_ns=parse_time_ns(state.get("StartedAt")),
             restarts=_text(_object(host.get("RestartPolicy")).get("Name")) not in {"", "no"},
+            own_pids=_text(host.get("PidMode")) in {"", "private"},
             runtime=_text(fields.get("OCIRuntime")) or _text(host.get("Runtime")),
             mounts=tuple(Mount.parse(mount) for mount in _list(fields.get("Mounts"))),
         )

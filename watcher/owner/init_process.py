@@ -54,6 +54,11 @@ class InitProcess:
         """No process of the container is left, and none has been started since. False where that cannot be told."""
         return self.ended and self.cgroup is not None and not _populated(self.cgroup)
 
+    @property
+    def some_left(self) -> bool:
+        """A process of the container is left, or was started since. False where that cannot be told."""
+        return not self.ended or (self.cgroup is not None and _populated(self.cgroup))
+
     @classmethod
     def find(cls, container_id: str, details: Details) -> InitProcess | None:
         """The process that the engine names, if it is one of ours and still runs; None else: the pid of an engine in a

@@ -1,0 +1,433 @@
+"""The container probe where the engine fails, is another one, or is looked at from inside a container."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.engines import LABELS, TestEngine, Tree, ask, labels, probing, python, subject_of, until
+from watcher.owner.container import ContainerProbe
+from watcher.owner.engine import LISTING_MAX_AGE_S, Deaths, Engine
+from watcher.owner.engine_errors import EngineLostError
+from watcher.owner.engine_memory import EngineMemory
+from watcher.owner.mounts import View
+from watcher.owner.testimony import Answer
+from watcher.settings import ContainerSettings
+
+pytest_plugins = ["tests.engine_fixtures"]
+
+
+class Told:
+    """What `on_lost` and `on_back` were told, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def lost(self, reason: str, remedy: str) -> None:
+        self.events.append(f"lost: {reason}; {remedy}")
+
+    def back(self) -> None:
+        self.events.append("back")
+
+    def probe(self, address: str, tree: Tree, timeout: float = 0.5) -> ContainerProbe:
+        settings = ContainerSettings.model_validate({"engine": address, "labels": LABELS, "timeout": timeout})
+        return ContainerProbe(
+            settings, host_root=None, root=tree.root, state_dir=None, on_lost=self.lost, on_back=self.back
+        )
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def silent_address(tmp_path: Path) -> Iterator[str]:
+    """A socket that accepts connections and says nothing."""
+    path = tmp_path / "silent.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen(100)
+        yield f"unix://{path}"
+
+
+# An engine that does not answer
+
+
+def test_a_hung_engine_is_unknown_and_back_when_it_goes_on(engine: TestEngine, tree: Tree, told: Told) -> None:
+    probe = told.probe(engine.address, tree)
+    assert ask(probe, tree.database()).answer is Answer.EXITED
+    with engine.hung():
+        for _ in range(3):
+            evidence = ask(probe, tree.database())
+            assert evidence.answer is Answer.UNKNOWN
+            assert "does not answer within 0.5 s" in evidence.detail
+    until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine is asked again")
+    assert [event.partition(":")[0] for event in told.events] == ["lost", "back"]
+
+
+def test_many_journals_do_not_each_wait_for_an_engine_that_says_nothing(
+    silent_address: str, tree: Tree, told: Told
+) -> None:
+    probe = told.probe(silent_address, tree)
+    databases = [tree.database(f"s{number}") for number in range(40)]
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as workers:
+        answers = list(workers.map(lambda database: ask(probe, database).answer, databases))
+    assert set(answers) == {Answer.UNKNOWN}
+    assert time.monotonic() - began < 3  # one by one it would be 20 s
+    assert len(told.events) == 1
+
+
+def test_a_socket_that_is_not_there_is_unknown_with_the_remedy(tree: Tree, told: Told, tmp_path: Path) -> None:
+    evidence = ask(told.probe(f"unix://{tmp_path}/engine.sock", tree), tree.database())
+    assert evidence.answer is Answer.UNKNOWN
+    assert "does not exist" in evidence.detail
+    assert "owner.container.engine" in told.events[0]
+
+
+def test_a_socket_that_nobody_listens_at_is_unknown(tree: Tree, told: Told, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(tmp_path / "engine.sock"))
+    evidence = ask(told.probe(f"unix://{tmp_path}/engine.sock", tree), tree.database())
+    assert evidence.answer is Answer.UNKNOWN
+    assert "nobody listens" in evidence.detail
+
+
+def test_what_is_no_engine_is_unknown(tree: Tree, told: Told, tmp_path: Path) -> None:
+    (tmp_path / "version").write_text("[]")
+    with subprocess.Popen(
+        [sys.executable, "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().split("port ")[1].split()[0]
+        evidence = ask(told.probe(f"tcp://127.0.0.1:{port}", tree), tree.database())
+        server.terminate()
+    assert evidence.answer is Answer.UNKNOWN
+    assert "no container engine" in evidence.detail
+
+
+REFUSED = """
+import os, sys
+import watcher.owner.engine_api
+from watcher.owner.engine import Engine
+from watcher.owner.engine_errors import EngineLostError
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    Engine(sys.argv[1], 2).listing()
+except EngineLostError as error:
+    print(error)
+"""
+
+
+def test_an_engine_that_refuses_us_is_unknown_with_the_group_as_remedy(engine: TestEngine) -> None:
+    places = [engine.socket_path, *(each for each in engine.socket_path.parents if each.is_relative_to("/tmp/"))]
+    modes = {each: stat.S_IMODE(each.stat().st_mode) for each in places if each != Path("/tmp")}
+    for each, mode in modes.items():
+        each.chmod(0o660 if each == engine.socket_path else mode | 0o111)
+    try:
+        command = [sys.executable, "-c", REFUSED, engine.address]
+        said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    finally:
+        for each, mode in modes.items():
+            each.chmod(mode)
+    assert "permission denied" in said.stdout
+    group = grp.getgrgid(engine.socket_path.stat().st_gid).gr_name
+    assert f"to the group {group} that owns" in said.stdout
+
+
+def test_an_engine_that_vanishes_is_lost_once_and_back_once(
+    engine: TestEngine, tree: Tree, told: Told, tmp_path: Path
+) -> None:
+    link = tmp_path / "engine.sock"
+    link.symlink_to(engine.socket_path)
+    probe = told.probe(f"unix://{link}", tree)
+    ask(probe, tree.database())
+    probe.close()  # no connection is left open
+    link.unlink()
+    for _ in range(5):
+        assert ask(probe, tree.database()).answer is Answer.UNKNOWN
+    link.symlink_to(engine.socket_path)
+    until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine is asked again")
+    assert [event.partition(":")[0] for event in told.events] == ["lost", "back"]
+
+
+# One list for all
+
+
+class Counting:
+    """Counts the requests for the list of containers."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        from watcher.owner.engine_api import Connection
+
+        self.lists = 0
+        ask_really = Connection.containers
+
+        def containers(connection: Connection) -> object:
+            self.lists += 1
+            return ask_really(connection)
+
+        monkeypatch.setattr(Connection, "containers", containers)
+        self.engine = engine
+
+
+@pytest.fixture
+def counting(engine: TestEngine, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    return Counting(Engine(engine.address, 5.0), monkeypatch)
+
+
+def test_questions_of_the_same_moment_share_one_list(counting: Counting) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: counting.engine.listing(), range(100)))
+    assert counting.lists <= 2
+
+
+def test_there_are_but_a_few_lists_a_second(counting: Counting) -> None:
+    began = time.monotonic()
+    while time.monotonic() - began < 4 * LISTING_MAX_AGE_S:
+        counting.engine.listing()
+    assert counting.lists <= 6
+
+
+def test_a_fresh_question_gets_a_list_that_was_requested_after_it(counting: Counting) -> None:
+    def fresh(_: int) -> bool:
+        asked_at = time.monotonic()
+        return counting.engine.listing(asked_at).asked_at >= asked_at
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(fresh, range(80)))
+    assert counting.lists < 80
+
+
+# Deaths, told by events that come late, twice or in another order
+
+
+def test_a_death_is_noted_until_a_later_start() -> None:
+    deaths = Deaths()
+    deaths.note("c", "die", 100)
+    assert deaths.noted("c")
+    deaths.note("c", "start", 90)  # of the run that died
+    assert deaths.noted("c")
+    deaths.note("c", "start", 110)
+    assert not deaths.noted("c")
+
+
+def test_a_death_that_is_told_late_does_not_kill_a_container_that_runs_again(engine: TestEngine, tree: Tree) -> None:
+    container = engine.run(mounts={tree.session(): "/workspace"}, labels=labels())
+    died_ns = time.time_ns()
+    engine.kill(container)
+    until(lambda: not engine.runs(container), "it is dead")
+    engine.api.start(container)
+    with probing(engine, tree, labels=LABELS) as probe:
+        probe.engine.deaths.note(container, "die", died_ns)
+        assert ask(probe, tree.database()).answer is Answer.ALIVE
+        probe.engine.deaths.note(container, "die", died_ns)
+        assert ask(probe, tree.database()).answer is Answer.ALIVE
+
+
+def test_a_doubled_death_of_a_container_that_lives_is_not_believed(engine: TestEngine, tree: Tree) -> None:
+    container = engine.run(mounts={tree.session(): "/workspace"}, labels=labels())
+    with probing(engine, tree, labels=LABELS) as probe:
+        probe.engine.deaths.note(container, "die", time.time_ns())
+        assert ask(probe, tree.database()).answer is Answer.ALIVE
+
+
+# The right engine to ask
+
+
+def test_an_engine_of_our_own_kernel_is_the_right_one(engine: TestEngine) -> None:
+    assert Engine(engine.address, 5.0).ours() is True
+
+
+def test_an_engine_behind_somebody_elses_socket_is_not_known_to_be_ours(
+    engine: TestEngine, tree: Tree, tmp_path: Path
+) -> None:
+    with (
+        forwarded(engine.socket_path, tmp_path / "far.sock") as address,
+        probing(engine, tree, engine=address, labels=LABELS, state_dir=None) as probe,
+    ):
+        evidence = ask(probe, tree.database())
+        assert evidence.answer is Answer.UNKNOWN
+        assert "wrong one to ask" in evidence.detail
+        with subject_of(tree.database(), {"agent_group": "group", "session": "s1"}) as subject:
+            assert probe.ask(subject, boot_exited=True).answer is Answer.EXITED
+
+
+def test_an_engine_that_was_seen_to_serve_the_tree_is_the_right_one_for_good(
+    engine: TestEngine, tree: Tree, tmp_path: Path
+) -> None:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir()
+    memory = EngineMemory(state_dir, tree.root)
+    memory.remember("an engine")
+    assert EngineMemory(state_dir, tree.root).serves_tree("an engine")
+    assert not EngineMemory(state_dir, tree.root).serves_tree("another")
+    assert not EngineMemory(state_dir, tmp_path).serves_tree("an engine"), "it was another tree's"
+    assert stat.S_IMODE((state_dir / "engine.json").stat().st_mode) == 0o600
+    assert list(state_dir.iterdir()) == [state_dir / "engine.json"]
+    with forwarded(engine.socket_path, tmp_path / "far.sock") as address:
+        engine.run(labels=labels())
+        with probing(engine, tree, engine=address, labels=LABELS, state_dir=state_dir) as probe:
+            assert ask(probe, tree.database()).answer is Answer.ALIVE
+        engine.clean()
+        with probing(engine, tree, engine=address, labels=LABELS, state_dir=state_dir) as probe:
+            assert ask(probe, tree.database()).answer is Answer.EXITED
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"tree": 1}', '{"engines": "x"}', "\x00" * 10])
+def test_a_broken_memory_is_no_memory(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "engine.json").write_text(kept)
+    assert not EngineMemory(tmp_path, tmp_path).serves_tree("x")
+
+
+def test_plain_containers_of_our_kernel_hide_no_locks(engine: TestEngine, tree: Tree) -> None:
+    engine.run(mounts={tree.session(): "/workspace"})
+    with probing(engine, tree) as probe, subject_of(tree.database()) as subject:
+        assert probe.foreign_kernel(subject) is None
+
+
+def test_an_engine_that_cannot_be_reached_tells_of_no_foreign_kernel(tree: Tree, told: Told, tmp_path: Path) -> None:
+    with subject_of(tree.database()) as subject:
+        assert told.probe(f"unix://{tmp_path}/none", tree).foreign_kernel(subject) is None
+
+
+class forwarded:  # noqa: N801 - it reads as a function
+    """The engine's socket under another path, behind a process that is no engine: as ssh forwards one."""
+
+    def __init__(self, target: Path, path: Path) -> None:
+        self._target, self._path = target, path
+
+    def __enter__(self) -> str:
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(self._path))
+        self._listening.listen(20)
+        threading.Thread(target=self._serve, daemon=True).start()
+        return f"unix://{self._path}"
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                near, _ = self._listening.accept()
+            except OSError:
+                return
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(str(self._target))
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while chunk := source.recv(65536):
+            sink.sendall(chunk)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # the other side is gone
+
+
+# From inside a container
+
+INSIDE = """
+import json, sys
+from pathlib import Path
+from tests.engines import subject_of
+from watcher.owner.container import ContainerProbe
+from watcher.settings import ContainerSettings
+fields = {"engine": "unix:///engine.sock", "labels": {"nanoclaw-session": "{session}"}}
+settings = ContainerSettings.model_validate(fields)
+probe = ContainerProbe(settings, host_root=Path(sys.argv[1]), root=Path("/tree"), state_dir=None)
+said = {}
+for name in sys.argv[2:]:
+    with subject_of(Path("/tree/group") / name / "outbound.db", {"session": name, "agent_group": "group"}) as subject:
+        evidence = probe.ask(subject)
+        said[name] = [evidence.answer.value, evidence.detail]
+print(json.dumps(said))
+"""
+
+
+def test_a_watcher_in_a_container_sees_the_owners_through_host_root(engine: TestEngine, tree: Tree) -> None:
+    names = ["labelled", "mounted", "above", "killed"]
+    for name in names:
+        tree.database(name)
+    engine.run(labels=labels("labelled"))
+    engine.run(mounts={tree.session("mounted"): "/workspace"})
+    # Itself it mounts the whole tree read-write, and is no owner.
+    said = inside(engine, tree, *names)
+    assert {name: answer for name, (answer, _) in said.items()} == {
+        "labelled": "alive",
+        "mounted": "alive",
+        "above": "exited",
+        "killed": "exited",
+    }
+    engine.run(mounts={tree.root.parent: "/everything"}, name="jw-above")
+    answer, detail = inside(engine, tree, "above")["above"]
+    assert answer == "alive"
+    assert "jw-above" in detail
+
+
+def inside(engine: TestEngine, tree: Tree, *names: str) -> dict[str, list[str]]:
+    """What the probe says in a container that has the tree at /tree and the engine's socket."""
+    repository = Path(__file__).parent.parent
+    container = engine.create(
+        ["/bin/busybox", "env", "PYTHONPATH=/repository", str(python()), "-c", INSIDE, str(tree.root), *names],
+        mounts={tree.root: "/tree", engine.socket_path: "/engine.sock", repository: "/repository:ro"},
+        with_python=True,
+    )
+    engine.api.start(container)
+    until(lambda: not engine.runs(container), "the watcher in the container is done")
+    output = engine.api.logs(container, stdout=True, stderr=True).decode()
+    engine.remove(container)
+    said: dict[str, list[str]] = json.loads(output.splitlines()[-1])
+    return said
+
+
+# Paths of an engine in a virtual machine
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("/host_mnt/Users/a/tree", "/Users/a/tree"),
+        ("/run/desktop/mnt/host/home/a", "/home/a"),
+        ("/run/desktop/mnt/host/c/Users", "/mnt/c/Users"),
+        ("/home/a", "/home/a"),
+    ],
+)
+def test_a_virtual_machines_path_is_looked_for_where_the_host_has_it(source: str, found: str) -> None:
+    assert found in View("/tree", None, "/tree").local(source)
+
+
+def test_the_root_as_the_engine_names_it_is_found_here() -> None:
+    view = View("/tree", "/srv/data", "/tree")
+    assert view.local("/srv/data/group/s1") == ("/tree/group/s1",)
+    assert view.local("/srv/data") == ("/tree",)
+    assert view.local("/srv/database") == ()
+    assert view.foreign("/tree/group/s1") == ("/srv/data/group/s1",)
+
+
+def test_an_engine_lost_error_says_what_to_do() -> None:
+    assert str(EngineLostError("it is gone", "start it")) == "it is gone; start it"
+    assert str(EngineLostError("it is gone")) == "it is gone"
