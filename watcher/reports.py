@@ -55,6 +55,8 @@ class Reports:
 
     def found(self, finding: Finding) -> None:
         """A journal that was not known, or has changed."""
+        if not log.tells(Event.JOURNAL_FOUND):
+            return
         size = finding.look.size_bytes
         message = f"{_name(finding.place)}: {finding.look.state.value} journal of {size} bytes"
         log.tell(Event.JOURNAL_FOUND, message, database=finding.path, state=finding.look.state.value, size=size)

@@ -31,7 +31,7 @@ from watcher.records.repeats import Repeats
 if TYPE_CHECKING:
     import loguru
 
-__all__ = ["Event", "Repeats", "close", "configure", "event", "tell"]
+__all__ = ["Event", "Repeats", "close", "configure", "event", "tell", "tells"]
 
 FOREIGN = "log"
 """The event of a line that is not ours: a warning of a library."""
@@ -84,6 +84,11 @@ def event(
         extra["database"] = printable(database)
     # Without arguments loguru takes the message as it is: no braces, and without opt(colors=True) no tags.
     logger.opt(exception=exception).bind(**extra).log(level, one_line(message))
+
+
+def tells(what: Event) -> bool:
+    """Whether a line of this event would be told: for messages that cost something to make."""
+    return _relay.takes(logger.level(what.level).no)
 
 
 def configure(
@@ -159,11 +164,15 @@ class _Relay:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._outputs: _Outputs | None = None  # under _guard, but for the peek of `_wants`
+        self._outputs: _Outputs | None = None  # under _guard, but for the peeks of `_wants` and `takes`
         self._missing_in_file = 0  # under _guard
         self._repeats = Repeats(capacity=100)
         self._handler_id: int | None = None  # of the thread that configures
         self._libraries = _Libraries()
+
+    def takes(self, level_no: int) -> bool:
+        outputs = self._outputs
+        return outputs is not None and level_no >= outputs.level_no
 
     def attach(self) -> None:
         if self._handler_id is not None:
