@@ -172,6 +172,21 @@ class ContainerProbe:
             if not self._left_out(container, pattern):
                 yield Match(container, "its mount of the database's directory")
 
+    def owners(self, subject: Subject, listing: Listing) -> list[Match]:
+        """All containers of a list that are a database's owner by the settings, whatever their state.
+
+        Raises:
+            EngineLostError: the engine does not answer.
+        """
+        keys: frozenset[Key] = frozenset()
+        if self.settings.mounts:
+            self.footprints.learn_unknown(listing)
+            keys = keys_of_subject(subject, self.view, self.footprints.table)
+        found: dict[str, Match] = {}
+        for match in self._matches(self.footprints.index(listing), Pattern.of(self.settings, subject.session), keys):
+            found.setdefault(match.container.id, match)
+        return list(found.values())
+
     def _left_out(self, container: Container, pattern: Pattern) -> bool:
         return container.id in self._own or container.id[:12] in self._own or pattern.ignores(container)
 

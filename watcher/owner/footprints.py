@@ -16,7 +16,7 @@ from watcher.owner.engine import Engine, Listing
 from watcher.owner.engine_errors import EngineLostError
 from watcher.owner.engine_model import Container, Details, Mount
 from watcher.owner.init_process import InitProcess
-from watcher.owner.mounts import Key, MountTable, View, ancestors, keys_of_source
+from watcher.owner.mounts import Key, MountTable, View, ancestors, are_related, keys_of_source
 
 __all__ = ["Footprint", "Footprints", "Index", "Unresolved"]
 
@@ -164,6 +164,21 @@ class Footprints:
             if footprint is None or footprint.unresolved:
                 return True
             return any(("text", name, "") in footprint.keys for name in names)
+
+    def serving(self, listing: Listing, directory: str) -> list[Container]:
+        """The live containers whose mounts' sources are a directory, something in it, or one above it.
+
+        Raises:
+            EngineLostError: the engine does not answer.
+            OSError: the directory is not there.
+        """
+        own = keys_of_source(directory, self._view, self.table)
+        related = [
+            containers
+            for key, containers in self.index(listing).by_key.items()
+            if any(are_related(key, each) for each in own)
+        ]
+        return list({each.id: each for containers in related for each in containers if each.live}.values())
 
     def _worth_learning(self, container: Container) -> bool:
         if self.of(container.id).learned:

@@ -23,7 +23,16 @@ from pathlib import Path
 
 from watcher.owner.testimony import Subject
 
-__all__ = ["Key", "MountTable", "View", "ancestors", "keys_of_mountinfo", "keys_of_source", "keys_of_subject"]
+__all__ = [
+    "Key",
+    "MountTable",
+    "View",
+    "ancestors",
+    "are_related",
+    "keys_of_mountinfo",
+    "keys_of_source",
+    "keys_of_subject",
+]
 
 Key = tuple[str, str | int, str | int]
 
@@ -139,6 +148,16 @@ def _mounts(mountinfo: bytes) -> Iterator[tuple[list[bytes], tuple[str, str, str
 
 def _unescaped(field: bytes) -> str:
     return os.fsdecode(_OCTAL.sub(lambda octal: bytes([int(octal[1], 8) & 0xFF]), field))
+
+
+def are_related(key: Key, other: Key) -> bool:
+    """Whether what one key stands for is the same as the other's, above it or below it, as far as they tell."""
+    if key[0] != other[0] or key[0] == "inode":
+        return key == other
+    if key[0] == "place" and key[1] != other[1]:
+        return False  # another device
+    path, other_path = (str(each[2] if each[0] == "place" else each[1]) for each in (key, other))
+    return _below(path, other_path) is not None or _below(other_path, path) is not None
 
 
 def keys_of_mountinfo(mountinfo: bytes) -> frozenset[Key]:
