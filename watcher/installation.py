@@ -12,6 +12,7 @@ from watcher.checks import unwritable
 from watcher.decision import Examiner
 from watcher.filesystem import file_system_of
 from watcher.hints.filesystem import FilesystemHints
+from watcher.hints.survey import Survey
 from watcher.hints.sweep import Sweep, Swept
 from watcher.hints.trouble import Trouble
 from watcher.look import Look, Looker, Pair
@@ -126,6 +127,7 @@ class Installation:
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
         self.reports = Reports(keep)
+        survey = Survey(self.rooms.tree)
         self._aftercare = Aftercare(self.rooms.looker, self.rooms.recovery, self.reports)
         self.reconciler = Reconciler(
             self.rooms.looker,
@@ -136,13 +138,14 @@ class Installation:
             watch_settings=settings.watch,
             done=self._aftercare.add,
             changed=changed,
+            cold=survey.note_cold,
         )
         self._engine = self._engine_hints()
         self._trouble = trouble
         self._swept = swept
         self._files: FilesystemHints | None = None
         self.sweep = Sweep(
-            self.rooms.tree,
+            survey,
             interval_s=settings.watch.sweep_interval,
             hint=self.reconciler.hint_of_sweep,
             swept=self._after_sweep,

@@ -16,7 +16,7 @@ from watcher.agenda import Agenda
 from watcher.decision import Decision, Examiner, Finding
 from watcher.hints.exits import Exits
 from watcher.journal import JournalState
-from watcher.look import Look, LookAgainError, Looker, Pair
+from watcher.look import FileIdentity, Look, LookAgainError, Looker, Pair
 from watcher.records.record import Outcome, Record
 from watcher.recovery import Attempt, Recovery
 from watcher.reports import Reports
@@ -63,6 +63,7 @@ class Reconciler:
         looker, examiner, recovery, reports: the rooms it leads through.
         done: called by a worker with each recovered database, for what may come after: verification, sync.
         changed: called by a worker when the counts may have changed.
+        cold: called by a worker with each journal that holds nothing to roll back.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Reconciler:
         watch_settings: WatchSettings,
         done: Callable[[Place, Record], None],
         changed: Callable[[], None],
+        cold: Callable[[Place, FileIdentity], None],
     ) -> None:
         self._looker = looker
         self._examiner = examiner
@@ -85,6 +87,7 @@ class Reconciler:
         self._watch = watch_settings
         self._done = done
         self._changed = changed
+        self._cold = cold
         self._agenda = Agenda(recovery_settings.workers)
         self._exits = Exits(self.hint)
         self._lock = threading.Lock()
@@ -199,6 +202,8 @@ class Reconciler:
         match finding.decision:
             case Decision.IGNORE:
                 self._forget(finding.place)
+                if finding.look.journal is not None and finding.look.state.is_cold:
+                    self._cold(finding.place, finding.look.journal)
             case Decision.WAIT:
                 self._wait(finding, known)
             case Decision.HOLD:

@@ -18,7 +18,18 @@ from typing import NamedTuple
 from watcher.names import parse_printable, printable
 from watcher.settings import Layout, TreeSettings
 
-__all__ = ["SUFFIX", "Gone", "OutsideTreeError", "Place", "RootMissingError", "Tree", "UnsafeError"]
+__all__ = [
+    "MAX_DEPTH",
+    "SUFFIX",
+    "Gone",
+    "OutsideTreeError",
+    "Place",
+    "RootMissingError",
+    "Tree",
+    "UnsafeError",
+    "enter_one",
+    "kind_of",
+]
 
 SUFFIX = "-journal"
 """What SQLite appends to a database's name for its rollback journal."""
@@ -193,7 +204,7 @@ class Tree:
             for index, part in enumerate(parts):
                 # What lies between need only be searched, not listed; the last one is synced after a delete in it.
                 mode = os.O_RDONLY if index == len(parts) - 1 or not O_PATH else O_PATH
-                below = _enter_one(part, reached, mode)
+                below = enter_one(part, reached, mode)
                 os.close(reached)
                 reached = below
         except BaseException:
@@ -243,7 +254,7 @@ class Tree:
             return
         for name in directories:
             try:
-                below = _enter_one(name, descriptor, os.O_RDONLY)
+                below = enter_one(name, descriptor, os.O_RDONLY)
             except (Gone, UnsafeError):
                 continue
             with _descriptor(below):
@@ -263,7 +274,17 @@ def _resolved_parent(path: str) -> str:
     return os.path.join(os.path.realpath(directory), name)
 
 
-def _enter_one(part: str, at: int, mode: int) -> int:
+def enter_one(part: str, at: int, mode: int) -> int:
+    """A descriptor of one directory in another, not following a link; the caller closes it.
+
+    Args:
+        part: its name.
+        at: descriptor of the directory that holds it.
+        mode: O_RDONLY, or O_PATH for one that is only passed through.
+
+    Raises:
+        Gone, UnsafeError, OSError: as :meth:`Tree.enter`.
+    """
     try:
         return os.open(part, mode | _ENTER, dir_fd=at)
     except FileNotFoundError as error:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 from loguru import logger
 
-from watcher.tree import Place, RootMissingError, Tree
+from watcher.hints.survey import Survey
+from watcher.tree import Place, RootMissingError
 
 __all__ = ["Sweep", "Swept"]
 
@@ -33,7 +34,7 @@ class Swept:
 
 
 class Sweep:
-    """A thread that walks the tree.
+    """A thread that walks the tree by its survey.
 
     Args:
         hint: called with each journal's place.
@@ -42,9 +43,9 @@ class Sweep:
     """
 
     def __init__(
-        self, tree: Tree, *, interval_s: float, hint: Callable[[Place], None], swept: Callable[[Swept], None]
+        self, survey: Survey, *, interval_s: float, hint: Callable[[Place], None], swept: Callable[[Swept], None]
     ) -> None:
-        self._tree = tree
+        self._survey = survey
         self._interval_s = interval_s
         self._hint = hint
         self._swept = swept
@@ -91,7 +92,7 @@ class Sweep:
         journals = 0
         error: OSError | None = None
         try:
-            for place in self._tree.journals():
+            for place in self._survey.journals():
                 if self._stopping:  # a peek without the lock: a moment later is early enough
                     return None
                 self._hint(place)

@@ -1,0 +1,161 @@
+"""The journals of a tree, found without looking at what cannot have changed.
+
+Making, renaming or deleting a file changes the mtime of its directory (inode(7)). So a directory whose mtime is the
+one that was seen before it was last listed holds the names that it held then, and one `lstat` of it is all that a sweep
+costs there. That is trusted only on a local file system, and only where the listing came well after the mtime: a change
+within the same tick of the clock leaves no trace in it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+from watcher.filesystem import file_system_of
+from watcher.look import FileIdentity
+from watcher.tree import MAX_DEPTH, Gone, Place, Tree, UnsafeError, enter_one
+
+__all__ = ["Survey"]
+
+_TICK_NS = 3_000_000_000
+"""Longer than the clock of any file system's times (FAT: 2 s)."""
+_NEVER = -1
+_MOST_COLD = 200_000
+
+
+class _Node:
+    """A directory as it was last listed."""
+
+    __slots__ = ("children", "inode", "journals", "mtime_ns")
+
+    def __init__(self) -> None:
+        self.inode = 0
+        self.mtime_ns = _NEVER  # of before the listing; _NEVER: it is to be listed again
+        self.children: dict[str, _Node] | None = None
+        self.journals: tuple[str, ...] = ()
+
+
+class Survey:
+    """Walks one tree again and again. :meth:`journals` is for one thread, :meth:`note_cold` for any."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._top = _Node()
+        self._device = -1
+        self._is_local = False
+        self._lock = threading.Lock()
+        self._cold: dict[Place, tuple[int, int, int]] = {}  # guarded by _lock
+
+    def note_cold(self, place: Place, journal: FileIdentity) -> None:
+        """The journal of this place was looked at, and there is nothing in it to roll back. It is passed over for as
+        long as it is the same file and was not written (PERSIST and TRUNCATE mode leave it there for good)."""
+        if time.time_ns() - journal.mtime_ns < _TICK_NS:
+            return
+        with self._lock:
+            if len(self._cold) >= _MOST_COLD:
+                self._cold.clear()
+            self._cold[place] = (journal.inode, journal.size_bytes, journal.mtime_ns)
+
+    def journals(self) -> Iterator[Place]:
+        """Every journal of the tree, those left out that are known to be cold.
+
+        What vanishes or may not be entered during the walk is passed over: it is met again at the next.
+
+        Raises:
+            RootMissingError: the root is not there.
+            OSError: we have run out of descriptors, or the file system fails.
+        """
+        root = self._tree.open_root()
+        try:
+            status = os.fstat(root)
+            if (status.st_dev, status.st_ino) != (self._device, self._top.inode):
+                self._top = _Node()
+                self._device = status.st_dev
+            self._is_local = file_system_of(root).is_local
+            if not self._is_unchanged(self._top, status):
+                self._list(self._top, root, status, "", 0)
+            yield from self._below(self._top, root, "", 0)
+        finally:
+            os.close(root)
+
+    def _below(self, node: _Node, descriptor: int, directory: str, depth: int) -> Iterator[Place]:
+        """The journals of a directory that was just listed or is unchanged, and of those below it."""
+        yield from self._warm(node, descriptor, directory, "")
+        for name, child in list((node.children or {}).items()):
+            try:
+                status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            except OSError:
+                child.mtime_ns = _NEVER
+                continue
+            unchanged = self._is_unchanged(child, status)
+            if unchanged and not child.children:
+                if child.journals:
+                    yield from self._warm(child, descriptor, _joined(directory, name), f"{name}/")
+                continue
+            with suppress(Gone, UnsafeError, PermissionError):
+                yield from self._enter(child, name, descriptor, _joined(directory, name), depth + 1, unchanged)
+
+    def _enter(self, node: _Node, name: str, at: int, directory: str, depth: int, unchanged: bool) -> Iterator[Place]:
+        descriptor = enter_one(name, at, os.O_RDONLY)
+        try:
+            if not unchanged:
+                self._list(node, descriptor, os.fstat(descriptor), directory, depth)
+            yield from self._below(node, descriptor, directory, depth)
+        finally:
+            os.close(descriptor)
+
+    def _is_unchanged(self, node: _Node, status: os.stat_result) -> bool:
+        return node.mtime_ns == status.st_mtime_ns and node.inode == status.st_ino and self._is_local
+
+    def _list(self, node: _Node, descriptor: int, before: os.stat_result, directory: str, depth: int) -> None:
+        """List a directory anew; `before` is its status from before."""
+        journals: list[str] = []
+        children: dict[str, _Node] = {}
+        known = node.children or {}
+        began_ns = time.time_ns()
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                if self._tree.place_of_journal(directory, entry.name) is not None:
+                    journals.append(entry.name)  # whatever it is: a look will tell
+                elif (
+                    depth < MAX_DEPTH
+                    and entry.is_dir(follow_symlinks=False)
+                    and self._tree.admits_directory(depth, entry.name)
+                ):
+                    children[entry.name] = known.get(entry.name) or _Node()
+        node.inode = before.st_ino
+        node.mtime_ns = before.st_mtime_ns if began_ns - before.st_mtime_ns > _TICK_NS else _NEVER
+        node.journals = tuple(journals)
+        node.children = children or None
+
+    def _warm(self, node: _Node, at: int, directory: str, prefix: str) -> Iterator[Place]:
+        """The places of this node's journals, without those that are known to be cold.
+
+        Args:
+            at: a descriptor, of this directory or of the one above it.
+            prefix: from there to the journals.
+        """
+        for name in node.journals:
+            place = self._tree.place_of_journal(directory, name)
+            if place is not None and not self._is_cold(place, prefix + name, at):
+                yield place
+
+    def _is_cold(self, place: Place, path: str, at: int) -> bool:
+        with self._lock:
+            cold = self._cold.get(place)
+        if cold is None:
+            return False
+        with suppress(OSError):
+            status = os.stat(path, dir_fd=at, follow_symlinks=False)
+            if self._is_local and cold == (status.st_ino, status.st_size, status.st_mtime_ns):
+                return True
+        with self._lock:
+            self._cold.pop(place, None)
+        return False
+
+
+def _joined(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
