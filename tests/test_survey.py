@@ -20,8 +20,8 @@ from watcher.tree import Place, RootMissingError, Tree
 LONG_AGO_NS = 1_600_000_000 * 10**9
 
 
-def tree_at(root: Path, layout: str | None = "{group}/{session}") -> Tree:
-    return Tree(TreeSettings(root=root, layout=layout))
+def tree_at(root: Path, layout: str | None = "{group}/{session}", databases: tuple[str, ...] = ("*",)) -> Tree:
+    return Tree(TreeSettings(root=root, layout=layout, databases=databases))
 
 
 @pytest.fixture
@@ -154,16 +154,36 @@ def test_a_root_that_is_missing_is_said_and_its_successor_is_listed(root: Path) 
     assert list(survey.journals()) == [Place("a/1", "outbound.db")]
 
 
-@pytest.mark.parametrize("layout", ["{group}/{session}", None], ids=["layout", "any depth"])
-@pytest.mark.parametrize("seed", range(8))
-def test_a_survey_finds_what_a_walk_finds_whatever_has_happened(tmp_path: Path, layout: str | None, seed: int) -> None:
+def test_named_journals_are_asked_for_and_their_directories_not_even_looked_at(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for directory in (root, root / "a", root / "b"):
+        os.utime(directory, ns=(LONG_AGO_NS, LONG_AGO_NS))
+    survey = Survey(tree_at(root, databases=("outbound.db", "inbound.db")))
+    list(survey.journals())
+    for name in ("outbound.db-journal", "inbound.db-journal", "other.db-journal"):
+        (root / "b" / "3" / name).write_bytes(b"x")
+    with listings(monkeypatch) as listed:
+        assert sorted(survey.journals()) == [Place("b/3", "inbound.db"), Place("b/3", "outbound.db")]
+    assert listed == []
+
+
+@pytest.mark.parametrize(
+    ("layout", "databases"),
+    [("{group}/{session}", ("*",)), ("{group}/{session}", ("x.db", "z.db")), ("{group}", ("x.db",)), (None, ("*",))],
+    ids=["layout", "names", "one level", "any depth"],
+)
+@pytest.mark.parametrize("seed", range(6))
+def test_a_survey_finds_what_a_walk_finds_whatever_has_happened(
+    tmp_path: Path, layout: str | None, databases: tuple[str, ...], seed: int
+) -> None:
     chance = random.Random(seed)
     root = tmp_path / "tree"
     root.mkdir()
-    tree = tree_at(root, layout)
+    tree = tree_at(root, layout, databases)
     survey = Survey(tree)
     for _ in range(60):
-        directory = root / chance.choice("ab") / chance.choice("12")
+        directory = root / chance.choice("ab") / chance.choice(["", "1", "2"])
         journal = directory / f"{chance.choice('xy')}.db-journal"
         match chance.randrange(6):
             case 0 | 1:

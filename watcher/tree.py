@@ -110,6 +110,11 @@ class Tree:
         """Whether a database of this file name is one of ours."""
         return not self._patterns or any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
+    def literal_names(self) -> tuple[str, ...]:
+        """The file names of all databases that can be ours, where the patterns are plain names; else empty."""
+        plain = all(not any(sign in pattern for sign in "*?[") for pattern in self._patterns)
+        return tuple(self._patterns) if plain else ()
+
     def place_of_journal(self, directory: str, file_name: str) -> Place | None:
         """The place whose journal this file is by its name, or None where it is none of ours.
 

@@ -3,7 +3,8 @@
 Making, renaming or deleting a file changes the mtime of its directory (inode(7)). So a directory whose mtime is the
 one that was seen before it was last listed holds the names that it held then, and one `lstat` of it is all that a sweep
 costs there. That is trusted only on a local file system, and only where the listing came well after the mtime: a change
-within the same tick of the clock leaves no trace in it.
+within the same tick of the clock leaves no trace in it. Where a layout and plain names say which journals there can be,
+a session's directory is not looked at at all: each journal is asked for by its name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import suppress
 
 from watcher.filesystem import file_system_of
 from watcher.look import FileIdentity
-from watcher.tree import MAX_DEPTH, Gone, Place, Tree, UnsafeError, enter_one
+from watcher.tree import MAX_DEPTH, SUFFIX, Gone, Place, Tree, UnsafeError, enter_one
 
 __all__ = ["Survey"]
 
@@ -46,6 +47,9 @@ class Survey:
         self._top = _Node()
         self._device = -1
         self._is_local = False
+        self._bare = _Node()  # stands for every session that is asked by name
+        self._names = tuple(f"{name}{SUFFIX}" for name in tree.literal_names())
+        self._asked_at = tree.layout.depth - 1 if tree.layout is not None and self._names else -1
         self._lock = threading.Lock()
         self._cold: dict[Place, tuple[int, int, int]] = {}  # guarded by _lock
 
@@ -83,7 +87,10 @@ class Survey:
 
     def _below(self, node: _Node, descriptor: int, directory: str, depth: int) -> Iterator[Place]:
         """The journals of a directory that was just listed or is unchanged, and of those below it."""
-        yield from self._warm(node, descriptor, directory, "")
+        yield from self._warm(node.journals, descriptor, directory, "")
+        if depth == self._asked_at:
+            yield from self._by_name(node, descriptor, directory)
+            return
         for name, child in list((node.children or {}).items()):
             try:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
@@ -93,10 +100,19 @@ class Survey:
             unchanged = self._is_unchanged(child, status)
             if unchanged and not child.children:
                 if child.journals:
-                    yield from self._warm(child, descriptor, _joined(directory, name), f"{name}/")
+                    yield from self._warm(child.journals, descriptor, _joined(directory, name), f"{name}/")
                 continue
             with suppress(Gone, UnsafeError, PermissionError):
                 yield from self._enter(child, name, descriptor, _joined(directory, name), depth + 1, unchanged)
+
+    def _by_name(self, node: _Node, descriptor: int, directory: str) -> Iterator[Place]:
+        """The journals of sessions: a call of access(2) each, which costs half of an lstat."""
+        access, exists = os.access, os.F_OK  # this loop is what a sweep of a large tree costs
+        for journal in self._names:
+            below = f"/{journal}"
+            for name in node.children or ():
+                if access(name + below, exists, dir_fd=descriptor, follow_symlinks=False):
+                    yield from self._warm((journal,), descriptor, _joined(directory, name), f"{name}/")
 
     def _enter(self, node: _Node, name: str, at: int, directory: str, depth: int, unchanged: bool) -> Iterator[Place]:
         descriptor = enter_one(name, at, os.O_RDONLY)
@@ -125,20 +141,20 @@ class Survey:
                     and entry.is_dir(follow_symlinks=False)
                     and self._tree.admits_directory(depth, entry.name)
                 ):
-                    children[entry.name] = known.get(entry.name) or _Node()
+                    children[entry.name] = self._bare if depth == self._asked_at else known.get(entry.name) or _Node()
         node.inode = before.st_ino
         node.mtime_ns = before.st_mtime_ns if began_ns - before.st_mtime_ns > _TICK_NS else _NEVER
         node.journals = tuple(journals)
         node.children = children or None
 
-    def _warm(self, node: _Node, at: int, directory: str, prefix: str) -> Iterator[Place]:
-        """The places of this node's journals, without those that are known to be cold.
+    def _warm(self, journals: tuple[str, ...], at: int, directory: str, prefix: str) -> Iterator[Place]:
+        """The places of journals of a directory, without those that are known to be cold.
 
         Args:
             at: a descriptor, of this directory or of the one above it.
             prefix: from there to the journals.
         """
-        for name in node.journals:
+        for name in journals:
             place = self._tree.place_of_journal(directory, name)
             if place is not None and not self._is_cold(place, prefix + name, at):
                 yield place
