@@ -169,6 +169,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     """Check the settings and this machine: rights, probes, watches, SQLite."""
     from watcher import console
     from watcher.checks import Check, Level, run_checks, worst
+    from watcher.owner_checks import check_owners
 
     try:
         settings = load_settings(config)
@@ -182,7 +183,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
             ]
             console.print_json({"level": Level.ERROR.value, "checks": [each.as_json() for each in checks]})
         raise typer.Exit(_BAD_SETTINGS) from error
-    checks = run_checks(settings)
+    checks = [*run_checks(settings), *check_owners(settings)]
     level = worst(checks)
     if as_json:
         console.print_json({"level": level.value, "checks": [each.as_json() for each in checks]})
