@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -219,31 +219,39 @@ class Tree:
 
     # --- walking it ---
 
-    def journals(self) -> Iterator[Place]:
+    def journals(self, shut: Callable[[str], None] | None = None) -> Iterator[Place]:
         """Every journal of the tree by its name, directory by directory.
 
         What vanishes or may not be entered during the walk is passed over: it is met again at the next.
 
+        Args:
+            shut: called with each directory below the root that we may not enter.
+
         Raises:
             RootMissingError: the root is not there.
         """
-        for directory, files in self.walk():
+        for directory, files in self.walk(shut):
             for file_name in files:
                 place = self.place_of_journal(directory, file_name)
                 if place is not None:
                     yield place
 
-    def walk(self) -> Iterator[tuple[str, list[str]]]:
+    def walk(self, shut: Callable[[str], None] | None = None) -> Iterator[tuple[str, list[str]]]:
         """Every directory that may hold databases or directories of the tree, with the names of what is no directory
         in it; links to directories are not entered.
+
+        Args:
+            shut: called with each directory below the root that we may not enter.
 
         Raises:
             RootMissingError: the root is not there.
         """
         with _descriptor(self.open_root()) as root:
-            yield from self._walk_below(root, "", 0)
+            yield from self._walk_below(root, "", 0, shut or _pass_over)
 
-    def _walk_below(self, descriptor: int, directory: str, depth: int) -> Iterator[tuple[str, list[str]]]:
+    def _walk_below(
+        self, descriptor: int, directory: str, depth: int, shut: Callable[[str], None]
+    ) -> Iterator[tuple[str, list[str]]]:
         # Depth first with one open descriptor a level: a hostile tree that is very deep ends at PATH_MAX or, before
         # that, at the descriptors that we may have, and either is an OSError of that branch alone.
         files, directories = [], []
@@ -258,19 +266,28 @@ class Tree:
         if depth >= MAX_DEPTH:
             return
         for name in directories:
+            path = f"{directory}/{name}" if directory else name
             try:
                 below = enter_one(name, descriptor, os.O_RDONLY)
-            except (Gone, UnsafeError):
+            except Gone:
+                continue
+            except UnsafeError as error:
+                if isinstance(error.__cause__, PermissionError):  # else a link has taken its place in this moment
+                    shut(path)
                 continue
             with _descriptor(below):
                 try:
-                    yield from self._walk_below(below, f"{directory}/{name}" if directory else name, depth + 1)
+                    yield from self._walk_below(below, path, depth + 1, shut)
                 except PermissionError:
-                    continue
+                    shut(path)
 
 
 MAX_DEPTH = 64
 """Directories below the root that a walk without a layout descends: deeper ones are nobody's sessions."""
+
+
+def _pass_over(_directory: str) -> None:
+    pass
 
 
 def _resolved_parent(path: str) -> str:
