@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engine_fixtures import docker_engine, engine, podman_engine
 from tests.engines import SCRIPT, TestEngine, connected, private_engine, python, until
 from tests.running import Runner, Service
 
-__all__ = ["docker_engine", "engine", "podman_engine"]
+pytest_plugins = ["tests.engine_fixtures"]
 
 LAYOUT = "{agent_group}/{session}"
 LABELS = {"nanoclaw-group": "main", "nanoclaw-session": "s1"}

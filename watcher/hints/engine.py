@@ -92,6 +92,7 @@ class EngineHints:
         try:
             if self._stopping.is_set():
                 return
+            self._probe.engine.follow()
             # A container that was started with --rm and died in the gap has left no trace. Subscribed first, the list
             # after: what dies from now on is in the stream.
             self._wake(None, _AT_ONCE)
@@ -101,6 +102,7 @@ class EngineHints:
                 if self._stopping.is_set():
                     return
         finally:
+            self._probe.engine.unfollow()
             with self._lock:
                 self._stream = None
             stream.close()
@@ -111,6 +113,7 @@ class EngineHints:
 
     def _take(self, batch: list[Mapping[str, object]]) -> None:
         changed: list[str] = []
+        self._probe.engine.follow()
         for event in batch:
             action, container_id, attributes, moment_ns = _parsed(event)
             if not container_id:

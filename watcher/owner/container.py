@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.names import printable
-from watcher.owner.engine import Engine, Listing
+from watcher.owner.engine import LISTING_MAX_AGE_S, Engine, Listing
 from watcher.owner.engine_errors import EngineLostError
 from watcher.owner.engine_memory import EngineMemory
 from watcher.owner.engine_model import FINAL, STOPPED, UNSTARTED, Container, Details
@@ -119,7 +119,12 @@ class ContainerProbe:
         asked_at = time.monotonic()
         try:
             listing = self.engine.listing(asked_at if subject.fresh else None)
-            return self._testify(subject, listing, asked_at if subject.fresh else listing.asked_at, boot_exited)
+            not_before = asked_at if subject.fresh else listing.asked_at
+            evidence = self._testify(subject, listing, not_before, boot_exited)
+            if evidence.answer is Answer.EXITED or asked_at - listing.asked_at <= LISTING_MAX_AGE_S:
+                return evidence
+            # That somebody lives, or cannot be told, is not believed of an old list: an event may have been lost.
+            return self._testify(subject, self.engine.listing(asked_at), asked_at, boot_exited)
         except EngineLostError as error:
             return Evidence(self.name, Answer.UNKNOWN, str(error))
 
@@ -142,7 +147,11 @@ class ContainerProbe:
                 elif self.has_ended(container, not_before):
                     ended.append(container)
                 else:
-                    return self._alive(match)
+                    alive = self._alive(match)
+                    # Its end between the two is told to nobody who watches the process: it must not be missed here.
+                    if alive.pid is not None or not self.has_ended(container, not_before):
+                        return alive
+                    ended.append(container)
             # Nobody by what is known so far: then it must be known of each container what it can write to.
             if not (self.settings.mounts and self.footprints.learn_unknown(listing)):
                 break

@@ -106,6 +106,7 @@ class Engine:
         self._connection: Connection | None = None
         self._asking = False
         self._listing: Listing | None = None
+        self._outdated_at: float | None = None  # by time.monotonic: the last event; None: nobody follows them
         self._volumes: Mapping[str, Volume] = {}
         self._failure: EngineLostError | None = None
         self._failure_ends = 0.0
@@ -119,18 +120,32 @@ class Engine:
         """The last list, whatever its age; nobody is asked."""
         return self._listing
 
+    def follow(self) -> None:
+        """From now on, until :meth:`unfollow`, somebody hears of each event and calls this again: a list that was
+        requested after the last one may be as old as it likes."""
+        with self._turn:
+            self._outdated_at = time.monotonic()
+
+    def unfollow(self) -> None:
+        """Nobody hears of the events any more."""
+        with self._turn:
+            self._outdated_at = None
+
     def listing(self, not_before: float | None = None) -> Listing:
         """The list of all containers.
 
         Args:
             not_before: it must have been requested at this moment (of `time.monotonic()`) or later; None: not more
-                than LISTING_MAX_AGE_S ago.
+                than LISTING_MAX_AGE_S ago, or, while somebody follows the events, after the last of them.
 
         Raises:
             EngineLostError: the engine does not answer, or has not answered a moment ago.
         """
-        wanted = time.monotonic() - LISTING_MAX_AGE_S if not_before is None else not_before
         with self._turn:
+            wanted = not_before
+            if wanted is None:
+                followed = self._outdated_at
+                wanted = time.monotonic() - LISTING_MAX_AGE_S if followed is None else followed
             deadline = time.monotonic() + 2 * self.timeout  # one request that came too early for us, and ours
             while True:
                 if self._listing is not None and self._listing.asked_at >= wanted and self._failure is None:
