@@ -73,6 +73,7 @@ def _why_not(error: OSError) -> str:
         case errno.ENOENT:
             return (
                 "there is no such file; name one by -c or $JOURNAL_WATCHER_CONFIG, or begin with settings.example.yaml"
+                " or with this one line: tree: {root: /where/the/sessions/are}"
             )
         case errno.ENXIO:
             return "expected a plain file, got a socket or a device"
