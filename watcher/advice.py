@@ -8,7 +8,7 @@ from watcher.decision import Decision, Finding
 from watcher.journal import JournalState
 from watcher.names import printable
 
-__all__ = ["by_hand", "quoted"]
+__all__ = ["by_hand", "quoted", "roll_back_command"]
 
 
 def quoted(path: str) -> str:
@@ -23,6 +23,11 @@ def _is_plain(path: str) -> bool:
     return bool(path) and not path.startswith("-") and all(each.isalnum() or each in "/._-+,@%:=" for each in path)
 
 
+def roll_back_command(finding: Finding) -> str:
+    """What a person types to have SQLite roll back: it opens the database read-write, and one read does it."""
+    return f"sqlite3 {quoted(finding.path)} 'PRAGMA schema_version'"
+
+
 def by_hand(finding: Finding) -> str:
     """The advice about this finding; empty where there is nothing to do by hand."""
     database = quoted(finding.path)
@@ -30,7 +35,7 @@ def by_hand(finding: Finding) -> str:
     if finding.decision is Decision.HOLD:
         return (
             "Find out whether its writer still runs. Where it has certainly ended, have SQLite roll back:"
-            f" sqlite3 {database} 'PRAGMA schema_version'. While it runs, that would corrupt the database."
+            f" {roll_back_command(finding)}. While it runs, that would corrupt the database."
         )
     if finding.decision is Decision.WAIT:
         return "Nothing, as long as its writer works. Where it hangs, end it: the database is recovered at once then."
@@ -56,11 +61,11 @@ def by_hand(finding: Finding) -> str:
             )
         case JournalState.MALFORMED:
             return (
-                f"Copy both files elsewhere, then have SQLite delete the journal: sqlite3 {database}"
-                " 'PRAGMA schema_version'. Or allow a snapshot of that size (recovery.snapshot)."
+                f"Copy both files elsewhere, then have SQLite delete the journal: {roll_back_command(finding)}."
+                " Or allow a snapshot of that size (recovery.snapshot)."
             )
         case _:
             return (
                 f"Look at what it is: ls -la {quoted(os.path.dirname(finding.path))}. If you trust it, open it once"
-                f" yourself, as the user who owns it: sqlite3 {database} 'PRAGMA schema_version'."
+                f" yourself, as the user who owns it: {roll_back_command(finding)}."
             )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -16,6 +15,7 @@ import typer
 
 from watcher.names import printable
 from watcher.settings import Settings, SettingsError, load_settings, parse_seconds
+from watcher.streams import give_up_stdout, mend_standard_streams, say
 from watcher.version import VERSION
 
 if TYPE_CHECKING:  # what a command does not need, it does not load
@@ -40,7 +40,12 @@ app = typer.Typer(
 
 Config = Annotated[
     Path | None,
-    typer.Option("-c", "--config", help="The settings file. [default: $JOURNAL_WATCHER_CONFIG, ./settings.yaml]"),
+    typer.Option(
+        "-c",
+        "--config",
+        readable=False,  # we say ourselves what is wrong with it
+        help="The settings file. Without it $JOURNAL_WATCHER_CONFIG, then ./settings.yaml.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -80,10 +85,10 @@ def run(config: Config = None) -> None:
     try:
         status = Service(settings).run()
     except (AlreadyRunning, TreeTakenError) as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(_TAKEN) from error
     except (StateError, ValueError) as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(1) from error
     sys.stdout.flush()
     sys.stderr.flush()
@@ -95,27 +100,31 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
     """Look at every journal once, changing nothing: its state, its owner, and what `run` would do."""
     rooms = _rooms(config)
     from watcher import console, once
+    from watcher.terminal import progress
 
     root = os.fspath(rooms.tree.root)
-    with _root_needed():
-        places = sorted(rooms.tree.journals())
-        findings: list[Finding] = []
-        with console.progress("looking", len(places)) as bar:
-            for finding in once.scan(rooms, places):
-                findings.append(finding)
-                bar.advance(bar.task_ids[0])
+    shut: list[str] = []
+    findings: list[Finding] = []
+    with _root_needed(), progress("looking") as bar:
+        places = sorted(rooms.tree.journals(shut.append))
+        bar.expect(len(places))
+        for finding in once.scan(rooms, places):
+            findings.append(finding)
+            bar.step()
     if as_json:
         console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
     else:
         console.print_findings(findings, root)
+    _tell_shut(shut)
     hold_warning_s = rooms.settings.watch.hold_warning
-    raise typer.Exit(int(any(once.is_stale(each, hold_warning_s) for each in findings)))
+    raise typer.Exit(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings)))
 
 
 @app.command()
 def recover(
     paths: Annotated[
-        list[Path] | None, typer.Argument(help="Databases or their journals; none: the whole tree.")
+        list[Path] | None,
+        typer.Argument(metavar="PATH", readable=False, help="Databases or their journals; none: the whole tree."),
     ] = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recovered.")] = False,
@@ -124,25 +133,37 @@ def recover(
     """Decide as `run` does, once, recover what is stale, and exit: for cron, and by hand."""
     rooms = _rooms(config)
     from watcher import console, once
+    from watcher.terminal import progress
 
     root = os.fspath(rooms.tree.root)
-    with _root_needed():
+    shut: list[str] = []
+    with _root_needed(), progress("recovering") as bar:
         named = dict.fromkeys(_located(rooms, path) for path in paths or ())
-        places = list(named) if paths else sorted(rooms.tree.journals())
-        with console.progress("recovering", len(places)) as bar:
-            recovered = once.recover_all(rooms, places, dry_run=dry_run, progress=lambda: bar.advance(bar.task_ids[0]))
-    if not dry_run:
-        _keep(rooms.settings, recovered)
+        places = list(named) if paths else sorted(rooms.tree.journals(shut.append))
+        bar.expect(len(places))
+        ended: list[Recovered] = []
+
+        def done(each: Recovered | None) -> None:
+            bar.step()
+            if each is not None:
+                ended.append(each)
+
+        try:
+            recovered = once.recover_all(rooms, places, dry_run=dry_run, done=done)
+        finally:
+            if not dry_run:
+                _keep(rooms.settings, ended)
     if as_json:
         console.print_json([each.record.as_json() for each in recovered])
     else:
         console.print_recovered(recovered, root, dry_run=dry_run)
-    raise typer.Exit(int(any(each.is_stale for each in recovered)))
+    _tell_shut(shut)
+    raise typer.Exit(int(bool(shut) or any(each.is_stale for each in recovered)))
 
 
 @app.command()
 def explain(
-    path: Annotated[Path, typer.Argument(help="A database, or its journal.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", readable=False, help="A database, or its journal.")],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
@@ -151,7 +172,7 @@ def explain(
     from watcher import console, once
     from watcher.advice import by_hand
 
-    with _root_needed():
+    with _root_needed(_BAD_SETTINGS):
         place = _located(rooms, path)
         finding = once.explain(rooms, place)
     if not as_json:
@@ -175,12 +196,9 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
         settings = load_settings(config)
     except SettingsError as error:
         if not as_json:
-            _say(str(error))
+            say(str(error))
         else:
-            checks = [
-                Check("settings", Level.ERROR, f"{each.path}: {each.message}".removeprefix(": "), "mend the settings")
-                for each in error.problems
-            ]
+            checks = [Check("settings", Level.ERROR, line, "mend the settings") for line in str(error).splitlines()]
             console.print_json({"level": Level.ERROR.value, "checks": [each.as_json() for each in checks]})
         raise typer.Exit(_BAD_SETTINGS) from error
     checks = [*run_checks(settings), *check_owners(settings)]
@@ -202,45 +220,12 @@ def status(
     settings = _settings(config)
     from watcher import console
 
-    if watch and not as_json:
-        _watch_status(lambda: _reported(settings))
-    reported = _reported(settings)
-    while watch:  # as JSON: a line for each change
-        console.print_json(reported.as_json())
-        sys.stdout.flush()
-        before = reported
-        while reported == before:
-            time.sleep(_STATUS_EVERY_S)
-            reported = _reported(settings)
-    if as_json:
-        console.print_json(reported.as_json())
+    if watch:
+        reported = console.show_status_changes(lambda: _reported(settings), as_json=as_json)
     else:
-        console.print_status(reported)
+        reported = _reported(settings)
+        console.print_status(reported, as_json=as_json)
     raise typer.Exit(0 if reported.running else 1)
-
-
-_STATUS_EVERY_S = 0.5
-
-
-def _watch_status(read: Callable[[], Status]) -> None:
-    from rich.live import Live
-    from rich.text import Text
-
-    from watcher import console
-
-    def shown(status: Status) -> Text:
-        rows = console.status_rows(status)
-        return Text("\n").join(Text.assemble((f"{name:<11}", "bold"), value) for name, value in rows)
-
-    reported = read()
-    try:
-        with Live(shown(reported), console=console.out, auto_refresh=False) as live:
-            while True:
-                time.sleep(_STATUS_EVERY_S)
-                reported = read()
-                live.update(shown(reported), refresh=True)
-    except KeyboardInterrupt:
-        raise typer.Exit(0 if reported.running else 1) from None
 
 
 @app.command()
@@ -274,12 +259,13 @@ def history(
             root=root,
         )
     except HistoryError as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(1) from error
     if as_json:
         console.print_json(entries)
     else:
-        console.print_history(entries, root)
+        is_filtered = any(each is not None for each in (since, session, outcome))
+        console.print_history(entries, root, is_filtered=is_filtered)
 
 
 @app.command()
@@ -292,21 +278,29 @@ def demo() -> None:
 
 def main() -> None:
     """The console command."""
-    app(prog_name="journal-watcher")
+    mend_standard_streams()
+    try:
+        try:
+            app(prog_name="journal-watcher")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has gone: nobody is left to tell
+        give_up_stdout()
+        sys.exit(1)
+    except OSError as error:
+        give_up_stdout()
+        say(f"{printable(error.filename)}: {error.strerror}" if error.filename else str(error))
+        sys.exit(1)
 
 
 # --- what the commands share ---
-
-
-def _say(message: str) -> None:
-    typer.echo(f"journal-watcher: {message}", err=True)
 
 
 def _settings(config: Path | None) -> Settings:
     try:
         return load_settings(config)
     except SettingsError as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(_BAD_SETTINGS) from error
 
 
@@ -320,24 +314,34 @@ def _rooms(config: Path | None) -> Rooms:
 
 
 @contextmanager
-def _root_needed() -> Iterator[None]:
+def _root_needed(status: int = 1) -> Iterator[None]:
     from watcher.tree import RootMissingError
 
     try:
         yield
     except RootMissingError as error:
-        _say(f"{printable(error.filename)}: {(error.strerror or 'cannot be opened').lower()} (tree.root)")
-        raise typer.Exit(1) from error
+        say(f"{printable(error.filename)}: {(error.strerror or 'cannot be opened').lower()} (tree.root)")
+        raise typer.Exit(status) from error
 
 
 def _located(rooms: Rooms, path: Path) -> Place:
-    from watcher.tree import OutsideTreeError
+    from watcher.tree import SUFFIX, OutsideTreeError
 
     try:
-        return rooms.tree.locate(os.fspath(path))
+        place = rooms.tree.locate(os.fspath(path))
+        named = rooms.tree.path(place)
+        if os.path.isdir(named) and not os.path.lexists(named + SUFFIX):
+            raise OutsideTreeError(f"{printable(path)}: expected a database or its journal, got a directory")
     except OutsideTreeError as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(_BAD_SETTINGS) from error
+    return place
+
+
+def _tell_shut(shut: list[str]) -> None:
+    if shut:
+        more = f" and {len(shut) - 1} more" if len(shut) > 1 else ""
+        say(f"not looked into, for uid {os.geteuid()} may not enter it: {printable(shut[0])}{more}")
 
 
 def _keep(settings: Settings, recovered: list[Recovered]) -> None:
@@ -355,7 +359,7 @@ def _keep(settings: Settings, recovered: list[Recovered]) -> None:
             history = History(state.path / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
             history.append(records)
     except (StateError, HistoryError) as error:
-        _say(f"not in the history: {error}")
+        say(f"not in the history: {error}")
 
 
 def _reported(settings: Settings) -> Status:
@@ -367,7 +371,7 @@ def _reported(settings: Settings) -> Status:
     except StateMissing:
         return reported.Status()
     except StateError as error:
-        _say(str(error))
+        say(str(error))
         raise typer.Exit(1) from error
 
 
@@ -380,5 +384,5 @@ def _moment(text: str) -> datetime:
         return moment if moment.tzinfo is not None else moment.astimezone()
     except (ValueError, OverflowError) as error:
         expected = "a duration (30m, 12h, 1d) or a date (2026-11-24, 2026-11-24T08:00Z)"
-        _say(f"--since: expected {expected}, got {printable(text[:60])}")
+        say(f"--since: expected {expected}, got {printable(text[:60])}")
         raise typer.Exit(_BAD_SETTINGS) from error

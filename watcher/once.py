@@ -15,7 +15,7 @@ from watcher.names import printable
 from watcher.records.record import Outcome, Record
 from watcher.recovery import Attempt
 from watcher.reports import change_of, record_of
-from watcher.tree import Gone, Place, UnsafeError
+from watcher.tree import Gone, Place, RootMissingError, UnsafeError
 from watcher.verification import Health
 
 __all__ = ["Recovered", "explain", "is_stale", "outlasts", "recover_all", "scan"]
@@ -43,14 +43,14 @@ class Recovered:
 
 
 def scan(rooms: Rooms, places: Iterable[Place]) -> Iterator[Finding]:
-    """Examine each place, one after another; those whose journal is gone meanwhile are left out.
+    """Examine each place, one after another; those whose journal is gone meanwhile are left out, and one that the file
+    system fails at is found unsafe.
 
     Raises:
         RootMissingError: the tree is not there.
-        OSError: the file system fails, or we have run out of descriptors.
     """
     for place in places:
-        finding = _examined(rooms, place)
+        finding = _found(rooms, place)
         if finding is not None:
             yield finding
 
@@ -59,9 +59,9 @@ def explain(rooms: Rooms, place: Place) -> Finding:
     """Examine one place; one without a journal has nothing to roll back.
 
     Raises:
-        RootMissingError, OSError: as :func:`scan`.
+        RootMissingError: the tree is not there.
     """
-    finding = _examined(rooms, place)
+    finding = _found(rooms, place)
     if finding is not None:
         return finding
     look = Look(place, JournalState.EMPTY)
@@ -83,13 +83,14 @@ def is_stale(finding: Finding, hold_warning_s: float) -> bool:
 
 
 def recover_all(
-    rooms: Rooms, places: Iterable[Place], *, dry_run: bool, progress: Callable[[], None]
+    rooms: Rooms, places: Iterable[Place], *, dry_run: bool, done: Callable[[Recovered | None], None]
 ) -> list[Recovered]:
     """Examine each place and recover what is stale, several at once.
 
     Args:
         dry_run: only say what would be done.
-        progress: called after each place, from several threads.
+        done: called after each place, from several threads, with what has become of it; None for what is cold. It is
+            called for all that was begun, also where an interrupt ends it early.
 
     Returns:
         In the order of the places; what is cold is left out.
@@ -99,13 +100,27 @@ def recover_all(
     """
 
     def one(place: Place) -> Recovered | None:
+        recovered: Recovered | None = None
         try:
-            return _recover(rooms, place, dry_run=dry_run)
+            recovered = _recover(rooms, place, dry_run=dry_run)
+            return recovered
         finally:
-            progress()
+            done(recovered)
 
-    with ThreadPoolExecutor(rooms.settings.recovery.workers, "recover") as workers:
+    workers = ThreadPoolExecutor(rooms.settings.recovery.workers, "recover")
+    try:
         return [each for each in workers.map(one, places) if each is not None]
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+def _found(rooms: Rooms, place: Place) -> Finding | None:
+    try:
+        return _examined(rooms, place)
+    except RootMissingError:
+        raise
+    except OSError as error:
+        return rooms.examiner.unreachable(place, _words(error))
 
 
 def _examined(rooms: Rooms, place: Place) -> Finding | None:
@@ -121,7 +136,13 @@ def _examined(rooms: Rooms, place: Place) -> Finding | None:
 
 def _recover(rooms: Rooms, place: Place, *, dry_run: bool) -> Recovered | None:
     since = time.monotonic()
-    finding = _examined(rooms, place)
+    try:
+        finding = _examined(rooms, place)
+    except RootMissingError:
+        raise
+    except OSError as error:
+        finding = rooms.examiner.unreachable(place, _words(error))
+        return Recovered(finding, _unsettled(finding, error, since).record, is_stale=True)
     if finding is None or finding.decision is Decision.IGNORE:
         return None
     hold_warning_s = rooms.settings.watch.hold_warning
@@ -169,9 +190,10 @@ def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered:
             break
         time.sleep(again_s)
     record = attempt.record
-    remarks = tuple(why for _, why in attempt.warnings) + ((attempt.note,) if attempt.note else ())
+    remarks = [why for _, why in attempt.warnings if why not in (record.error or "")]
+    remarks += [attempt.note] if attempt.note else []
     stale = record.outcome in _STALE or (record.outcome is Outcome.WAITING and is_stale(finding, float("inf")))
-    return Recovered(finding, record, stale, remarks)
+    return Recovered(finding, record, stale, tuple(remarks))
 
 
 def _verified(rooms: Rooms, finding: Finding, attempt: Attempt) -> Attempt:
@@ -194,7 +216,6 @@ def _unsettled(finding: Finding, error: Exception, since: float) -> Attempt:
         outcome = Outcome.BUSY
     elif isinstance(error, UnsafeError):
         outcome = Outcome.REFUSED
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     record = Record(
         database=finding.path,
         session=finding.session,
@@ -202,6 +223,10 @@ def _unsettled(finding: Finding, error: Exception, since: float) -> Attempt:
         journal_size=finding.look.size_bytes,
         duration_ms=(time.monotonic() - since) * 1000,
         owner=finding.judgement,
-        error=None if outcome is Outcome.CLEAN else printable(words),
+        error=None if outcome is Outcome.CLEAN else printable(_words(error)),
     )
     return Attempt(record)
+
+
+def _words(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
