@@ -17,7 +17,7 @@ import apsw
 from watcher.filesystem import file_system_of
 from watcher.journal import DATABASE_MAGIC
 from watcher.names import printable
-from watcher.records.state_dir import StateError, StateMissing, holder
+from watcher.records.state_dir import StateError, StateMissing, inspect
 from watcher.settings import LocksMode, Settings, expand
 from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
 
@@ -49,13 +49,18 @@ class Check:
 
 @dataclass(slots=True)
 class Unwritable:
-    """Databases and directories that we could not write, among all that were looked at."""
+    """Databases and directories that we could not write, among all that were looked at.
+
+    Attributes:
+        shut: directories that we may not even enter, below the root.
+        owners: whose they are: a number for each uid.
+    """
 
     databases: int = 0
     directories: int = 0
     databases_seen: int = 0
     directories_seen: int = 0
-    unreadable: int = 0
+    shut: list[str] = field(default_factory=list)
     owners: Counter[int] = field(default_factory=Counter)
     example: str | None = None
 
@@ -65,10 +70,10 @@ class Unwritable:
 
     def told(self) -> str:
         """In one line: how many, whose, for example which."""
-        whose = ", ".join(f"{_user(uid)} ({count})" for uid, count in self.owners.most_common(3))
+        whose = ", ".join(f"{count} to {_user(uid)}" for uid, count in self.owners.most_common(3))
         return (
             f"{self.databases} of {self.databases_seen} databases and {self.directories} of {self.directories_seen}"
-            f" directories may not be written by us (uid {os.geteuid()}); they belong to {whose}; for example"
+            f" directories may not be written by us (uid {os.geteuid()}); of these belong {whose}; first"
             f" {printable(self.example or '')}"
         )
 
@@ -102,6 +107,8 @@ def run_checks(settings: Settings) -> list[Check]:
         f"{printable(settings.tree.root)}: {found.databases_seen} databases in {found.directories_seen} directories"
     )
     checks.append(Check("root", Level.OK, detail))
+    if found.shut:
+        checks.append(_told_shut(found.shut))
     checks.append(_check_rights(found))
     checks.extend(_check_owner(settings, tree, file_system.name, is_local=file_system.is_local))
     checks.append(_check_watches(tree))
@@ -118,7 +125,7 @@ def unwritable(tree: Tree, going_on: Callable[[], bool] = lambda: True) -> Unwri
         RootMissingError: the tree is not there.
     """
     found = Unwritable()
-    for directory, files in tree.walk():
+    for directory, files in tree.walk(found.shut.append):
         if not going_on():
             break
         names = [name for name in files if not name.endswith(_NO_DATABASE) and tree.admits_database(name)]
@@ -127,8 +134,7 @@ def unwritable(tree: Tree, going_on: Callable[[], bool] = lambda: True) -> Unwri
         try:
             descriptor = tree.enter(directory)
         except (Gone, UnsafeError):
-            found.unreadable += 1
-            continue
+            continue  # it was there a moment ago
         try:
             databases = [name for name in names if _is_database(name, descriptor)]
             if databases:
@@ -183,20 +189,28 @@ def _check_state_dir(settings: Settings) -> Check:
     path = settings.state_dir
     shown = printable(path)
     try:
-        pid = holder(path)
+        pid = inspect(path)
     except StateMissing:
-        parent = next(each for each in path.parents if each.exists())
-        if os.access(parent, os.W_OK | os.X_OK):
+        parent = next(each for each in path.parents if os.path.exists(each))
+        if os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE):
             return Check("state_dir", Level.OK, f"{shown} will be made")
         return Check(
             "state_dir", Level.ERROR, f"{shown} cannot be made by us in {printable(parent)}", "set another state_dir"
         )
     except StateError as error:
-        return Check("state_dir", Level.ERROR, str(error), "see there")
-    if not os.access(path, os.W_OK | os.X_OK):
+        return Check("state_dir", Level.ERROR, str(error), "mend that, or set another state_dir")
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE):
         return Check("state_dir", Level.ERROR, f"{shown} may not be written by us", "run as its owner")
     running = "no service runs" if pid is None else f"the service runs (pid {pid})"
     return Check("state_dir", Level.OK, f"{shown}; {running}")
+
+
+def _told_shut(shut: list[str]) -> Check:
+    count = "1 directory" if len(shut) == 1 else f"{len(shut)} directories"
+    detail = f"{count} may not be entered by us (uid {os.geteuid()}), first {printable(shut[0])}"
+    return Check(
+        "readable", Level.WARNING, detail, "let us in, or, where no session lies in there, name it in tree.exclude"
+    )
 
 
 def _check_rights(found: Unwritable) -> Check:

@@ -19,7 +19,7 @@ from typing import Self
 from watcher.names import printable
 from watcher.records.lock import LOCK_NAME, AlreadyRunning, Lock, holder_of
 
-__all__ = ["AlreadyRunning", "StateDir", "StateError", "StateMissing", "holder", "read_file", "trouble_with"]
+__all__ = ["AlreadyRunning", "StateDir", "StateError", "StateMissing", "holder", "inspect", "read_file", "trouble_with"]
 
 LAYOUT = 1
 """The layout of the directory that this program knows. A newer one is refused, an older one would be migrated."""
@@ -184,6 +184,21 @@ def holder(path: Path) -> int | None:
             return holder_of(directory_fd)
         except OSError as error:
             raise trouble_with(path / LOCK_NAME, error) from error
+
+
+def inspect(path: Path) -> int | None:
+    """Whether the service may use this state directory; nothing is changed or made.
+
+    Returns:
+        As :func:`holder`.
+
+    Raises:
+        StateMissing: there is no such directory.
+        StateError: somebody else owns or can write it, or it may not be read.
+    """
+    with _reading(path) as directory_fd:
+        _check_ours(path, os.fstat(directory_fd))
+    return holder(path)
 
 
 def read_file(path: Path, name: str, limit: int) -> bytes | None:
