@@ -265,6 +265,17 @@ def test_a_container_that_was_just_created_is_not_known_to_be_dead(
     assert ask(probe, tree.database()).answer is Answer.EXITED
 
 
+def test_a_container_that_lived_and_died_since_the_last_list_has_ended(
+    engine: TestEngine, tree: Tree, probe: ContainerProbe
+) -> None:
+    container = engine.create(labels=labels())
+    assert ask(probe, tree.database()).answer is Answer.UNKNOWN
+    engine.api.start(container)
+    engine.kill(container)
+    until(lambda: not engine.runs(container), "it is dead")
+    assert ask(probe, tree.database(), fresh=False).answer is Answer.EXITED
+
+
 def test_hostile_labels_come_out_as_one_printable_line(engine: TestEngine, tree: Tree, probe: ContainerProbe) -> None:
     session = "evil\n\x1b[31m"
     engine.run(labels=labels(session))

@@ -118,12 +118,12 @@ class ContainerProbe:
         """
         asked_at = time.monotonic()
         try:
-            listing = self.engine.listing(asked_at if subject.fresh else None)
-            not_before = asked_at if subject.fresh else listing.asked_at
-            evidence = self._testify(subject, listing, not_before, boot_exited)
-            if evidence.answer is Answer.EXITED or asked_at - listing.asked_at <= LISTING_MAX_AGE_S:
-                return evidence
-            # That somebody lives, or cannot be told, is not believed of an old list: an event may have been lost.
+            if not subject.fresh:
+                listing = self.engine.listing()
+                evidence = self._testify(subject, listing, listing.asked_at, boot_exited)
+                if evidence.answer is not Answer.UNKNOWN or listing.asked_at >= asked_at:
+                    return evidence
+                # What an old list leaves open, a new one may tell: what was `created` then may have lived and died.
             return self._testify(subject, self.engine.listing(asked_at), asked_at, boot_exited)
         except EngineLostError as error:
             return Evidence(self.name, Answer.UNKNOWN, str(error))
