@@ -68,6 +68,7 @@ def test_only_the_root_is_required_and_the_rest_has_the_promised_defaults(tmp_pa
         },
         "watch": {"backend": "auto", "sweep_interval": 30, "hold_warning": 60},
         "history": {"keep": 10000, "max_age": 90 * 86400},
+        "hooks": {"recovered": None, "held": None, "failed": None, "corrupt": None, "timeout": 10},
         "log": {
             "level": "INFO",
             "file": None,
@@ -76,6 +77,7 @@ def test_only_the_root_is_required_and_the_rest_has_the_promised_defaults(tmp_pa
             "retention": 10,
             "compression": None,
         },
+        "metrics": {"listen": None},
     }
 
 
@@ -123,6 +125,8 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
           retry: {first: 0.5, max: 1h}
         watch: {backend: polling, sweep_interval: 100ms, hold_warning: 2m}
         history: {keep: 5, max_age: 2d}
+        hooks: {held: [./page.sh, "{session}", ""], timeout: 1m}
+        metrics: {listen: "[::1]:9464"}
         log: {level: debug, file: log/watcher.log, json: true, rotation: daily, retention: 1 week, compression: gz}
         """,
     )
@@ -164,6 +168,13 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         },
         "watch": {"backend": "polling", "sweep_interval": 0.1, "hold_warning": 120.0},
         "history": {"keep": 5, "max_age": 172800.0},
+        "hooks": {
+            "recovered": None,
+            "held": [f"{tmp_path}/page.sh", "{session}", ""],
+            "failed": None,
+            "corrupt": None,
+            "timeout": 60.0,
+        },
         "log": {
             "level": "DEBUG",
             "file": f"{tmp_path}/log/watcher.log",
@@ -172,6 +183,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
             "retention": "1 week",
             "compression": "gz",
         },
+        "metrics": {"listen": "[::1]:9464"},
     }
 
 
@@ -199,7 +211,7 @@ class TestOneMistake:
             ("file: x", "file: unknown key; did you mean owner.heartbeat.file or log.file?"),
             ("watch.backend: x", "watch.backend: unknown key; keys are nested: write watch: {backend: …}"),
             ("log: {json_lines: true}", "log.json_lines: unknown key; the keys here are level, file, json, rotation, "),
-            ("hooks: {}", "hooks: unknown key; the keys here are instance, state_dir, tree, owner, recovery, watch, "),
+            ("alerts: {}", "alerts: unknown key; the keys here are instance, state_dir, tree, owner, recovery, watch, "),
             ("owner: {container: {labels: {a: x}, label: x}}", "did you mean owner.container.labels?"),
         ],
     )
@@ -346,6 +358,36 @@ class TestOneMistake:
     )
     def test_in_the_owner(self, tmp_path: Path, setting: str, told: str) -> None:
         assert told in one_mistake(tmp_path, f"owner: {{{setting}}}")
+
+    @pytest.mark.parametrize(
+        ("address", "told"),
+        [
+            ("localhost:9464", 'got "localhost:9464"; write 127.0.0.1 for localhost'),
+            ("9464", "metrics.listen: expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464, got 9464"),
+            ("':9464'", 'got ":9464"'),
+            ("::1:9464", 'got "::1:9464"'),
+            ("'[127.0.0.1]:9464'", 'got "[127.0.0.1]:9464"'),
+            ("127.0.0.1", 'got "127.0.0.1"'),
+            ("127.0.0.1:x", 'got "127.0.0.1:x"'),
+            ("127.0.0.1:0", "with a port from 1 to 65535"),
+            ("127.0.0.1:65536", "with a port from 1 to 65535"),
+            (f"127.0.0.1:1{'0' * 4000}", "with a port from 1 to 65535"),
+        ],
+    )
+    def test_in_the_address_of_the_metrics(self, tmp_path: Path, address: str, told: str) -> None:
+        assert told in one_mistake(tmp_path, f"metrics: {{listen: {address}}}")
+
+    @pytest.mark.parametrize(
+        ("setting", "told"),
+        [
+            ("held: ./page.sh", "hooks.held: expected a list of a program and its arguments, such as [./page.sh,"),
+            ("recoverd: [x]", "did you mean hooks.recovered?"),
+            ("failed: [./page.sh, '{sesion}']", "there is no field {sesion}"),
+            ("timeout: 11m", "hooks.timeout: expected a duration from 10ms to 10m"),
+        ],
+    )
+    def test_in_the_hooks(self, tmp_path: Path, setting: str, told: str) -> None:
+        assert told in one_mistake(tmp_path, f"hooks: {{{setting}}}")
 
     @pytest.mark.parametrize(
         ("template", "told"),

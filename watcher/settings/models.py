@@ -22,9 +22,11 @@ __all__ = [
     "ContainerSettings",
     "HeartbeatSettings",
     "HistorySettings",
+    "HooksSettings",
     "LocksMode",
     "LogLevel",
     "LogSettings",
+    "MetricsSettings",
     "OwnerSettings",
     "RecoverySettings",
     "RetrySettings",
@@ -36,6 +38,7 @@ __all__ = [
     "WatchSettings",
 ]
 
+_PAGER = '[./page.sh, "{session}"]'
 _MILLISECOND = 0.001
 _MINUTE = 60.0
 _HOUR = 3600.0
@@ -219,6 +222,16 @@ class HistorySettings(Section):
     max_age: Annotated[float, values.duration(1.0, 3650 * _DAY)] = 90 * _DAY
 
 
+class HooksSettings(Section):
+    """Programs that are told what became of a journal, each by one line of JSON on its standard input."""
+
+    recovered: Annotated[tuple[str, ...], places.argument_list(_PAGER)] | None = None
+    held: Annotated[tuple[str, ...], places.argument_list(_PAGER)] | None = None
+    failed: Annotated[tuple[str, ...], places.argument_list(_PAGER)] | None = None
+    corrupt: Annotated[tuple[str, ...], places.argument_list(_PAGER)] | None = None
+    timeout: Annotated[float, values.duration(10 * _MILLISECOND, 10 * _MINUTE)] = 10.0
+
+
 class LogSettings(Section):
     """The service's log. `json_lines` is the key `json`; rotation, retention and compression are loguru's."""
 
@@ -228,6 +241,12 @@ class LogSettings(Section):
     rotation: Annotated[str | int | None, log_rules.rotation()] = "10 MB"
     retention: Annotated[str | int | None, log_rules.retention()] = 10
     compression: Annotated[str | None, log_rules.compression()] = None
+
+
+class MetricsSettings(Section):
+    """Where the state is served: metrics for Prometheus, and whether we live and are well."""
+
+    listen: Annotated[str, places.listen_address()] | None = None
 
 
 class Settings(Section):
@@ -242,7 +261,9 @@ class Settings(Section):
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     watch: WatchSettings = Field(default_factory=WatchSettings)
     history: HistorySettings = Field(default_factory=HistorySettings)
+    hooks: HooksSettings = Field(default_factory=HooksSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings)
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ __all__ = [
     "argument_list",
     "beside_database",
     "engine",
+    "listen_address",
     "log_file",
     "name_of_directory",
     "outside_tree",
@@ -205,9 +207,9 @@ def beside_database(example: str) -> PlainValidator:
     return PlainValidator(validate)
 
 
-def argument_list() -> BeforeValidator:
+def argument_list(example: str = '[./alive.sh, "{session}"]') -> BeforeValidator:
     """A program and its arguments, all templates; a program that is named by a relative path starts from `base`."""
-    expected = 'a list of a program and its arguments, such as [./alive.sh, "{session}"]'
+    expected = f"a list of a program and its arguments, such as {example}"
 
     def validate(value: object, info: ValidationInfo) -> tuple[str, ...]:
         if not isinstance(value, list | tuple) or not value:
@@ -295,6 +297,28 @@ def engine() -> PlainValidator:
                 sound = False
         if not (plain and sound):
             raise UnfitError(f"expected {expected}, got {shown(text)}")
+        return text
+
+    return PlainValidator(validate)
+
+
+def listen_address() -> PlainValidator:
+    """An address of this machine and a port. No name: what a name stands for may change, and be more than was meant."""
+    expected = "an address and a port, such as 127.0.0.1:9464 or [::1]:9464"
+
+    def validate(value: object) -> str:
+        text = text_value(value, expected)
+        host, _, port = text.rpartition(":")
+        try:
+            address = ip_address(host.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            hint = "; write 127.0.0.1 for localhost" if host == "localhost" else ""
+            raise UnfitError(f"expected {expected}, got {shown(text)}{hint}") from None
+        is_bracketed = host.startswith("[") and host.endswith("]")
+        if is_bracketed is not (address.version == 6) or not (port.isdecimal() and port.isascii()):
+            raise UnfitError(f"expected {expected}, got {shown(text)}")
+        if len(port) > 5 or not 0 < int(port) <= 65535:
+            raise UnfitError(f"expected {expected}, with a port from 1 to 65535, got {shown(text)}")
         return text
 
     return PlainValidator(validate)
