@@ -365,7 +365,7 @@ class TestOneMistake:
             ("localhost:9464", 'got "localhost:9464"; write 127.0.0.1 for localhost'),
             ("9464", "metrics.listen: expected an address and a port, such as 127.0.0.1:9464 or [::1]:9464, got 9464"),
             ("':9464'", 'got ":9464"'),
-            ("::1:9464", 'got "::1:9464"'),
+            ("'::1:9464'", 'got "::1:9464"'),
             ("'[127.0.0.1]:9464'", 'got "[127.0.0.1]:9464"'),
             ("127.0.0.1", 'got "127.0.0.1"'),
             ("127.0.0.1:x", 'got "127.0.0.1:x"'),
