@@ -118,12 +118,16 @@ class ContainerProbe:
         """
         asked_at = time.monotonic()
         try:
-            if not subject.fresh:
-                listing = self.engine.listing()
-                evidence = self._testify(subject, listing, listing.asked_at, boot_exited)
-                if evidence.answer is not Answer.UNKNOWN or listing.asked_at >= asked_at:
-                    return evidence
-                # What an old list leaves open, a new one may tell: what was `created` then may have lived and died.
+            listing = self.engine.listing(asked_at if subject.fresh else None)
+            not_before = asked_at if subject.fresh else listing.asked_at
+            evidence = self._testify(subject, listing, not_before, boot_exited)
+            age_s = asked_at - listing.asked_at
+            if age_s <= 0 or evidence.answer is Answer.EXITED:
+                return evidence
+            if evidence.answer is Answer.ALIVE and age_s <= LISTING_MAX_AGE_S:
+                return evidence
+            # That somebody lives is not believed of an old list: an event may have been lost. And what a list leaves
+            # open, a newer one may tell: what was `created` then may have lived and died.
             return self._testify(subject, self.engine.listing(asked_at), asked_at, boot_exited)
         except EngineLostError as error:
             return Evidence(self.name, Answer.UNKNOWN, str(error))
