@@ -9,6 +9,7 @@ import pytest
 
 import watcher.rollback  # noqa: F401 - see above
 from tests.running import Runner
+from tests.writers import CrashedPair
 
 
 @pytest.fixture
@@ -17,3 +18,9 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     made = Runner(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def crashed(tmp_path_factory: pytest.TempPathFactory) -> CrashedPair:
+    """What a killed writer has left behind, to be put wherever a test wants it."""
+    return CrashedPair.make(tmp_path_factory.mktemp("crashed"))

@@ -19,6 +19,8 @@ DEADLINE_S = 20.0
 """Far more than anything here takes on a machine with other things to do."""
 
 
+WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--")
+
 T = TypeVar("T")
 
 
@@ -133,31 +135,52 @@ class Runner:
         told = {"state_dir": str(self.state), "tree": tree, "log": log} | sections
         self.settings.write_text(yaml.safe_dump(told), encoding="utf-8")
 
-    def start(self, *, environ: Mapping[str, str] | None = None, wait: str | None = "sweep") -> Service:
+    def start(
+        self, *, environ: Mapping[str, str] | None = None, wait: str | None = "sweep", argv: tuple[str, ...] = ()
+    ) -> Service:
         """Start the service, and wait for its first line of this event."""
-        service = Service(self.settings, environ or {})
+        service = Service(self.settings, environ or {}, argv)
         self._services.append(service)
         if wait is not None:
             service.wait_for(wait)
         return service
 
     def command(
-        self, *arguments: str | Path, environ: Mapping[str, str] | None = None, deadline_s: float = 60.0
+        self,
+        *arguments: str | Path,
+        environ: Mapping[str, str] | None = None,
+        deadline_s: float = 60.0,
+        unprivileged: bool = False,
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command of journal-watcher with these settings to its end."""
+        """Run a command of journal-watcher with these settings to its end.
+
+        Args:
+            unprivileged: without root's power over files of others: they are then as shut to it as to any user.
+        """
         name, *rest = map(str, arguments)
         return subprocess.run(
-            [sys.executable, "-m", "watcher", name, "-c", str(self.settings), *rest],
+            [
+                *(WITHOUT_PRIVILEGES if unprivileged else ()),
+                sys.executable,
+                "-m",
+                "watcher",
+                name,
+                "-c",
+                str(self.settings),
+                *rest,
+            ],
             capture_output=True,
             text=True,
             timeout=deadline_s,
             check=False,
             env={**os.environ, **(environ or {})},
+            cwd=cwd,
         )
 
-    def json(self, *arguments: str | Path) -> Any:
+    def json(self, *arguments: str | Path, unprivileged: bool = False) -> Any:
         """Run a command with --json; what it prints."""
-        done = self.command(*arguments, "--json")
+        done = self.command(*arguments, "--json", unprivileged=unprivileged)
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 # One command a line on stdin, answered when it is done. A cache of a few pages makes a transaction spill: its journal
 # is synced and hot then, though nothing is committed. `begin` and `more` each journal pages that were not there yet.
@@ -95,6 +96,40 @@ def crash(database: Path) -> None:
     with writing(database) as writer:
         writer.tell("begin")
         writer.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class CrashedPair:
+    """The bytes that a real crash has left: where a test needs many crashes, or just any, it puts these down.
+
+    Attributes:
+        recovered: the database's bytes after SQLite's own rollback.
+    """
+
+    database: bytes
+    journal: bytes
+    recovered: bytes
+
+    @classmethod
+    def make(cls, directory: Path) -> Self:
+        """Crash a writer in this directory, and let SQLite recover."""
+        path = directory / "crashed.db"
+        make_database(path)
+        crash(path)
+        database, journal = path.read_bytes(), journal_of(path).read_bytes()
+        recover(path)
+        return cls(database, journal, path.read_bytes())
+
+    def put(self, database: Path) -> Path:
+        """Leave it at this path, whose directories are made."""
+        database.parent.mkdir(parents=True, exist_ok=True)
+        database.write_bytes(self.database)
+        journal_of(database).write_bytes(self.journal)
+        return database
+
+
+def journal_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}-journal")
 
 
 def recover(database: Path) -> None:
