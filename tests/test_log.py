@@ -58,11 +58,11 @@ def events_of(stream: io.StringIO) -> list[object]:
 def test_every_event_has_the_level_that_the_interface_promises() -> None:
     promised = {
         "DEBUG": "sweep journal_found owner_alive owner_exited busy readonly_race",
-        "INFO": "started stopped reloaded recovered root_back engine_back state_back",
+        "INFO": "started stopped reloaded recovered root_back engine_back state_back state",
         "WARNING": "held waiting refused engine_lost root_missing settings_rejected overflow watch_limit locks_only "
         "not_writable snapshot_skipped snapshot_failed state_failed hook_failed stale_journal",
         "ERROR": "recovery_failed verify_failed",
-        "CRITICAL": "corrupt",
+        "CRITICAL": "corrupt hung",
     }
     assert {event.value: event.level for event in Event} == {
         name: level for level, names in promised.items() for name in names.split()
@@ -85,6 +85,29 @@ def test_a_line_for_a_person_is_aligned_and_in_utc(stream: io.StringIO) -> None:
         strict=True,
     ):
         assert re.fullmatch(f"{stamp} {re.escape(rest)}", line), line
+
+
+def test_in_systemds_journal_each_line_has_its_priority(stream: io.StringIO) -> None:
+    log.configure(level="DEBUG", instance="x", stream=stream, journal=True, colour=True)
+    for what in (Event.BUSY, Event.STARTED, Event.HELD, Event.VERIFY_FAILED, Event.CORRUPT):
+        log.tell(what, "outbound.db")
+    log.tell(Event.RECOVERY_FAILED, "outbound.db", exception=broken())
+    lines = lines_of(stream)
+    assert [line[:3] for line in lines[:5]] == ["<7>", "<6>", "<4>", "<3>", "<2>"]
+    assert len(lines) > 7
+    assert {line[:3] for line in lines[5:]} == {"<3>"}
+    assert not any("\x1b" in line for line in lines)
+
+
+@pytest.mark.parametrize("instead", ["json", "file"])
+def test_neither_json_nor_a_log_with_a_file_has_priorities(tmp_path: Path, stream: io.StringIO, instead: str) -> None:
+    file = tmp_path / "watcher.log" if instead == "file" else None
+    log.configure(level="INFO", instance="x", stream=stream, journal=True, json_lines=instead == "json", file=file)
+    log.tell(Event.HELD, "outbound.db")
+    log.close()
+    texts = [stream.getvalue()] + ([file.read_text("utf-8")] if file is not None else [])
+    assert not any(text.startswith("<") for text in texts)
+    assert all("held" in text for text in texts)
 
 
 def test_times_are_utc_wherever_the_host_is() -> None:

@@ -37,6 +37,7 @@ class Event(StrEnum):
     ROOT_BACK = "root_back", "INFO"
     ENGINE_BACK = "engine_back", "INFO"
     STATE_BACK = "state_back", "INFO"
+    STATE = "state", "INFO"
 
     HELD = "held", "WARNING"
     WAITING = "waiting", "WARNING"
@@ -58,3 +59,4 @@ class Event(StrEnum):
     VERIFY_FAILED = "verify_failed", "ERROR"
 
     CORRUPT = "corrupt", "CRITICAL"
+    HUNG = "hung", "CRITICAL"

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from watcher.names import printable
 from watcher.records.record import rfc3339
 
-__all__ = ["Line", "human", "json_line", "one_line", "plain"]
+__all__ = ["Line", "for_journal", "human", "json_line", "one_line", "plain"]
 
 _LONGEST_MESSAGE = 16_384
 """Characters. journald cuts a line at 48 KiB (LineMax= of journald.conf), and goes on in a second entry."""
@@ -34,6 +34,9 @@ _COLOURS = {
     "ERROR": "31",
     "CRITICAL": "1;31",
 }
+
+
+_PRIORITIES = {"TRACE": 7, "DEBUG": 7, "INFO": 6, "SUCCESS": 5, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,12 @@ def human(line: Line, *, colour: bool) -> str:
         level = f"\x1b[{_COLOURS.get(line.level, '0')}m{level}\x1b[0m"
     text = f"{time} {level} {line.event:<17} {_bounded(line.message)}"
     return "\n  ".join([text, *_traceback_of(line.error)])
+
+
+def for_journal(line: Line) -> str:
+    """As :func:`human` has it, each of its lines with its syslog priority in front (sd-daemon(3)), for systemd's
+    journal."""
+    return "\n".join(f"<{_PRIORITIES.get(line.level, 6)}>{each}" for each in human(line, colour=False).split("\n"))
 
 
 def json_line(line: Line, instance: str) -> str:

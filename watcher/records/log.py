@@ -24,7 +24,7 @@ from loguru import logger
 
 from watcher.names import printable
 from watcher.records.events import Event
-from watcher.records.lines import Line, human, json_line, one_line, plain
+from watcher.records.lines import Line, for_journal, human, json_line, one_line, plain
 from watcher.records.log_file import LogFile, is_for_file
 from watcher.records.repeats import Repeats
 
@@ -102,6 +102,7 @@ def configure(
     compression: str | None = None,
     stream: TextIO | None = None,
     colour: bool | None = None,
+    journal: bool = False,
 ) -> None:
     """Set the log up, or anew: no line is lost or doubled by it. Not from a signal's handler, which may have
     interrupted a line.
@@ -114,6 +115,8 @@ def configure(
         rotation, retention, compression: as loguru has them.
         stream: instead of the stderr of this moment.
         colour: None where the stream is a terminal; never where NO_COLOR is set.
+        journal: the stream is systemd's journal: lines for people begin with their priority there, where no file is
+            set, which would be the place for people to look.
 
     Raises:
         ValueError, TypeError: no such level, or a rotation, retention or compression that loguru does not know; the
@@ -134,6 +137,7 @@ def configure(
             json_lines=json_lines,
             stream=stream,
             colour=colour and not os.environ.get("NO_COLOR"),
+            journal=journal and log_file is None,
             file=log_file,
         )
     )
@@ -155,6 +159,7 @@ class _Outputs:
     json_lines: bool
     stream: TextIO
     colour: bool
+    journal: bool
     file: LogFile | None
 
 
@@ -231,7 +236,10 @@ class _Relay:
             _write_to_stream(outputs.stream, text)
         else:
             text = human(line, colour=False)
-            _write_to_stream(outputs.stream, human(line, colour=True) if outputs.colour else text)
+            if outputs.journal:
+                _write_to_stream(outputs.stream, for_journal(line))
+            else:
+                _write_to_stream(outputs.stream, human(line, colour=True) if outputs.colour else text)
         if outputs.file is not None:
             self._write_to_file(outputs, outputs.file, text)
 
