@@ -10,10 +10,11 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 from watcher.tree import Place
 
-__all__ = ["Agenda"]
+__all__ = ["MOST_PER_DIRECTORY", "Agenda"]
 
 MOST_PER_DIRECTORY = 1000
 """More places of one directory are not kept: the next sweep finds what is left of them."""
@@ -73,6 +74,7 @@ class Agenda:
         self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
         self._held_in: dict[str, int] = {}
         self._most_in_hand = max(1, workers - 1)
+        self._signs: list[Callable[[], None]] = []
         self._closed = False
 
     def add(self, place: Place, *, urgent: bool = True) -> None:
@@ -91,11 +93,20 @@ class Agenda:
                 heapq.heappush(self._later, (moment, place))
                 self._turn.notify()
 
+    def sign(self, show: Callable[[], None]) -> None:
+        """Have the next worker that comes for a place (at once, where one is idle) call `show` first, which must not
+        wait: the sign that it lives."""
+        with self._turn:
+            self._signs.append(show)
+            self._turn.notify()
+
     def take(self) -> Place | None:
         """Wait for the next place to look at, which is in the caller's hands then until :meth:`done`. None when the
         agenda is closed."""
         with self._turn:
             while not self._closed:
+                while self._signs:
+                    self._signs.pop()()
                 self._move_due()
                 place = self._next()
                 if place is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from watcher.agenda import Agenda
 from watcher.decision import Decision, Examiner, Finding
 from watcher.hints.exits import Exits
 from watcher.journal import JournalState
+from watcher.liveness import Hands, Held
 from watcher.look import FileIdentity, Look, LookAgainError, Looker, Pair
 from watcher.records.record import Outcome, Record
 from watcher.recovery import Attempt, Recovery
@@ -30,8 +32,9 @@ _SOON_S = 0.005
 _BUSY_MOST_S = 1.0
 _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
-_MOST_REMEMBERED = 100_000
-"""Journals that are waited for, held or refused at once; of more than these nothing is remembered between two looks."""
+_MOST_REMEMBERED = 50_000
+_MOST_REFUSED_PER_DIRECTORY = 200
+"""Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Reconciler:
 
     Args:
         looker, examiner, recovery, reports: the rooms it leads through.
+        patience_s: how long a look may last before one wonders (:func:`watcher.liveness.patience_s`).
         done: called by a worker with each recovered database, for what may come after: verification, sync.
         changed: called by a worker when the counts may have changed.
         cold: called by a worker with each journal that holds nothing to roll back.
@@ -75,6 +79,7 @@ class Reconciler:
         *,
         recovery_settings: RecoverySettings,
         watch_settings: WatchSettings,
+        patience_s: float,
         done: Callable[[Place, Record], None],
         changed: Callable[[], None],
         cold: Callable[[Place, FileIdentity], None],
@@ -89,9 +94,11 @@ class Reconciler:
         self._changed = changed
         self._cold = cold
         self._agenda = Agenda(recovery_settings.workers)
+        self._hands = Hands(patience_s)
         self._exits = Exits(self.hint)
         self._lock = threading.Lock()
-        self._known: dict[Place, _Known] = {}  # guarded by _lock
+        self._known: dict[Place, _Known] = {}  # guarded by _lock, like the next one
+        self._refused_in: Counter[str] = Counter()  # how many of them are refused, by directory
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(recovery_settings.workers)
@@ -152,6 +159,36 @@ class Reconciler:
         """How many places are to be looked at now."""
         return self._agenda.backlog()
 
+    def known(self) -> list[tuple[Finding, float]]:
+        """What is waited for, held or refused now, with the seconds since it has been seen so."""
+        now = time.monotonic()
+        with self._lock:
+            return [
+                (each.finding, now - each.since)
+                for each in self._known.values()
+                if each.finding.decision is not Decision.IGNORE
+            ]
+
+    # --- signs of life ---
+
+    def sign(self, show: Callable[[], None]) -> None:
+        """Have `show` called by the next worker that is free, at once where one is idle."""
+        self._agenda.sign(show)
+
+    def goes_on(self) -> bool:
+        """Whether a worker with its hands full gets on; for when no sign comes."""
+        return self._hands.goes_on()
+
+    def held(self) -> list[Held]:
+        """What the workers have in their hands."""
+        return self._hands.held()
+
+    def turns(self, within_s: float) -> bool:
+        """Whether a worker shows itself within so many seconds, or gets on with what it has in its hands."""
+        shown = threading.Event()
+        self.sign(shown.set)
+        return shown.wait(within_s) or self.goes_on()
+
     # --- life ---
 
     def start(self) -> None:
@@ -171,12 +208,14 @@ class Reconciler:
 
     def _work(self) -> None:
         while (place := self._agenda.take()) is not None:
+            self._hands.take(place)
             try:
                 self._reconcile(place)
             except Exception as error:  # noqa: BLE001 - the top of a thread, which must go on for the other places
                 self._reports.defect(place, self._looker.tree.path(place), error)
                 self._agenda.add_at(place, time.monotonic() + self._retry.first)
             finally:
+                self._hands.give()
                 self._agenda.done(place)
 
     # --- what happens to a journal ---
@@ -297,18 +336,22 @@ class Reconciler:
         with self._lock:
             known = self._known.get(finding.place)
             fresh = known is None
-            if known is None:
-                known = _Known(finding, now)
-                if len(self._known) < _MOST_REMEMBERED:
-                    self._known[finding.place] = known
-            elif _same(known.finding, finding):
+            if known is not None and _same(known.finding, finding):
                 known.finding = finding
                 known.looks += 1
                 return known
+            if known is None:
+                known = _Known(finding, now)
             else:
+                self._count_refused(known.finding, -1)
                 if known.finding.look != finding.look:
                     known.failures = 0
                 known.finding, known.since, known.looks = finding, now, 0
+            if self._has_room_for(finding):
+                self._known[finding.place] = known
+                self._count_refused(finding, 1)
+            else:
+                self._known.pop(finding.place, None)
         if finding.decision is not Decision.IGNORE:
             self._reports.found(finding)
             if fresh:
@@ -319,10 +362,24 @@ class Reconciler:
         self._agenda.forget(place)
         with self._lock:
             known = self._known.pop(place, None)
+            if known is not None:
+                self._count_refused(known.finding, -1)
         if known is not None:
             for pid in known.watched:
                 self._exits.forget(pid, place)
             self._changed()
+
+    def _has_room_for(self, finding: Finding) -> bool:
+        if len(self._known) >= _MOST_REMEMBERED:
+            return False
+        refused = self._refused_in[finding.place.directory]
+        return finding.decision is not Decision.REFUSE or refused < _MOST_REFUSED_PER_DIRECTORY
+
+    def _count_refused(self, finding: Finding, change: int) -> None:
+        if finding.decision is Decision.REFUSE:
+            self._refused_in[finding.place.directory] += change
+            if not self._refused_in[finding.place.directory]:
+                del self._refused_in[finding.place.directory]
 
 
 def _same(before: Finding, now: Finding) -> bool:

@@ -10,11 +10,13 @@ a session's directory is not looked at at all: each journal is asked for by its 
 from __future__ import annotations
 
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from watcher.agenda import MOST_PER_DIRECTORY
 from watcher.filesystem import file_system_of
 from watcher.look import FileIdentity
 from watcher.tree import MAX_DEPTH, SUFFIX, Gone, Place, Tree, UnsafeError, enter_one
@@ -154,6 +156,9 @@ class Survey:
             at: a descriptor, of this directory or of the one above it.
             prefix: from there to the journals.
         """
+        if len(journals) > MOST_PER_DIRECTORY:
+            # Not all of them will be looked at: then not always the same ones.
+            journals = tuple(random.sample(journals, len(journals)))  # order only
         for name in journals:
             place = self._tree.place_of_journal(directory, name)
             if place is not None and not self._is_cold(place, prefix + name, at):
