@@ -106,6 +106,7 @@ class TestEngine:
         memory_bytes: int | None = None,
         host_pids: bool = False,
         with_python: bool = False,
+        runtime: str | None = None,
     ) -> str:
         """A container that is not started; its id. It sleeps, unless a command is given.
 
@@ -126,6 +127,7 @@ class TestEngine:
             mem_limit=memory_bytes,
             memswap_limit=memory_bytes,
             pid_mode="host" if host_pids else None,
+            runtime=runtime,
         )
         container = self.api.create_container(
             self.image,

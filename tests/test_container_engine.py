@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import socket
@@ -305,6 +306,23 @@ def test_plain_containers_of_our_kernel_hide_no_locks(engine: TestEngine, tree: 
         assert probe.foreign_kernel(subject) is None
 
 
+def test_a_sandbox_that_mounts_the_tree_may_hide_its_locks(docker_engine: TestEngine, tree: Tree) -> None:
+    tree.database("s2")
+    container = docker_engine.run(mounts={tree.session(): "/workspace"}, runtime="sandbox")
+    with probing(docker_engine, tree) as probe:
+        with subject_of(tree.database()) as subject:
+            assert "sandbox" in (probe.foreign_kernel(subject) or "")
+        with subject_of(tree.database("s2")) as subject:
+            assert probe.foreign_kernel(subject) is None
+        # Its helpers may write from outside of its cgroup: the engine's word is waited for.
+        assert ask(probe, tree.database()).answer is Answer.ALIVE
+        docker_engine.kill(container)
+        until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine says that it has ended")
+        with subject_of(tree.database()) as subject:
+            assert probe.foreign_kernel(subject) is None
+    docker_engine.clean()
+
+
 def test_an_engine_that_cannot_be_reached_tells_of_no_foreign_kernel(tree: Tree, told: Told, tmp_path: Path) -> None:
     with subject_of(tree.database()) as subject:
         assert told.probe(f"unix://{tmp_path}/none", tree).foreign_kernel(subject) is None
@@ -431,3 +449,58 @@ def test_the_root_as_the_engine_names_it_is_found_here() -> None:
 def test_an_engine_lost_error_says_what_to_do() -> None:
     assert str(EngineLostError("it is gone", "start it")) == "it is gone; start it"
     assert str(EngineLostError("it is gone")) == "it is gone"
+
+
+# Where the engine is
+
+
+def test_docker_is_where_the_environment_says(docker_engine: TestEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", docker_engine.address)
+    assert Engine("docker", 5.0).identity().kind == "Docker"
+
+
+def test_docker_is_where_its_current_context_says(
+    docker_engine: TestEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    metadata = tmp_path / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest()
+    metadata.mkdir(parents=True)
+    (tmp_path / "config.json").write_text(json.dumps({"currentContext": "far"}))
+    endpoint = {"Host": docker_engine.address, "SkipTLSVerify": False}
+    (metadata / "meta.json").write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": endpoint}}))
+    engine = Engine("docker", 5.0)
+    assert engine.identity().kind == "Docker"
+    assert engine.address == docker_engine.address
+
+
+def test_podman_is_where_the_environment_says(podman_engine: TestEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTAINER_HOST", podman_engine.address)
+    assert Engine("podman", 5.0).identity().kind == "Podman"
+
+
+def test_podman_is_found_at_its_usual_socket(
+    podman_engine: TestEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if os.path.exists("/run/podman/podman.sock"):
+        pytest.skip("there is another podman here")
+    monkeypatch.delenv("CONTAINER_HOST", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "podman").mkdir()
+    (tmp_path / "podman" / "podman.sock").symlink_to(podman_engine.socket_path)
+    assert Engine("podman", 5.0).identity().kind == "Podman"
+
+
+def test_podman_has_the_same_identity_at_each_question(podman_engine: TestEngine) -> None:
+    first, second = (Engine(podman_engine.address, 5.0).identity().id for _ in range(2))
+    assert first == second
+
+
+def test_two_installations_on_one_engine_do_not_meet(engine: TestEngine, tmp_path: Path) -> None:
+    one, two = Tree(tmp_path / "one"), Tree(tmp_path / "two")
+    of = {"nanoclaw-install": "one", "nanoclaw-session": "{session}"}
+    engine.run(mounts={one.session(): "/workspace"}, labels={"nanoclaw-install": "one", "nanoclaw-session": "s1"})
+    with probing(engine, one, labels=of) as probe:
+        assert ask(probe, one.database()).answer is Answer.ALIVE
+    with probing(engine, two, labels={**of, "nanoclaw-install": "two"}) as probe:
+        assert ask(probe, two.database()).answer is Answer.EXITED
