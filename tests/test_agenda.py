@@ -178,3 +178,21 @@ def test_no_hint_is_lost_and_nothing_is_in_two_hands(hints: list[tuple[str, str,
         agenda.done(place)
     looked_at.update(drained(agenda))
     assert set(looked_at) == hinted
+
+
+def test_an_idle_worker_shows_itself_at_once_and_a_busy_one_when_it_comes_back() -> None:
+    agenda = Agenda(workers=1)
+    shown = threading.Event()
+    worker = threading.Thread(target=agenda.take)
+    worker.start()
+    agenda.sign(shown.set)
+    assert shown.wait(10)
+    agenda.add(A)
+    worker.join(10)
+    late = threading.Event()
+    agenda.sign(late.set)
+    assert not late.is_set()
+    agenda.done(A)
+    agenda.add(B)
+    assert agenda.take() == B
+    assert late.is_set()

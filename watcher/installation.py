@@ -15,6 +15,7 @@ from watcher.hints.filesystem import FilesystemHints
 from watcher.hints.survey import Survey
 from watcher.hints.sweep import Sweep, Swept
 from watcher.hints.trouble import Trouble
+from watcher.liveness import patience_s
 from watcher.look import Look, Looker, Pair
 from watcher.owner.clock import WallClock
 from watcher.owner.owner import Owner
@@ -136,6 +137,7 @@ class Installation:
             self.reports,
             recovery_settings=settings.recovery,
             watch_settings=settings.watch,
+            patience_s=patience_s(settings),
             done=self._aftercare.add,
             changed=changed,
             cold=survey.note_cold,
