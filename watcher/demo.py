@@ -1,0 +1,217 @@
+"""The demo: real crashes in a temporary tree, found and recovered by the real service, told step by step.
+
+Each sentence that it tells has been seen to be true. Where one is not, the demo says which, and ends with 1.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from watcher.demo_cast import ROLLBACK, Contents, Host, NotShownError, Poll, Writer, contents_of
+from watcher.demo_stage import Line, Service, Stage, setting
+from watcher.demo_voice import Moment, Numbers, Voice, Who, counted
+
+__all__ = ["play"]
+
+_NEIGHBOURS = 3
+_ORDINARY_COMMITS = 20
+_MOST_KILLS = 5
+_RESTRAINT_S = 3.5
+"""The service looks at a journal that waits again after 1 s, and after 2 s more."""
+_LEAVES_ALONE = {"journal_found", "owner_alive"}
+_TOLD = {"journal_found", "owner_alive", "owner_exited", "recovered"}
+
+
+def play(command: Sequence[str] = (sys.executable, "-m", "watcher"), deadline_s: float = 20.0) -> int:
+    """Play it, on stdout: about five seconds.
+
+    Args:
+        command: what `journal-watcher` is, as the beginning of an argument list.
+        deadline_s: how long to wait for a single step, seconds; far more than any takes.
+
+    Returns:
+        0 where all that it tells has happened, else 1.
+    """
+    voice = Voice()
+    try:
+        with setting(command) as stage:
+            numbers = _play(stage, voice, deadline_s)
+    except NotShownError as error:
+        voice.not_shown(str(error))
+        return 1
+    except (OSError, sqlite3.Error) as error:
+        voice.not_shown(f"the demo can run on this machine ({error})")
+        return 1
+    except KeyboardInterrupt:
+        voice.interrupted()
+        return 1
+    voice.summary(numbers)
+    return 0
+
+
+def _play(stage: Stage, voice: Voice, deadline_s: float) -> Numbers:
+    voice.title(stage.home)
+    unseen = stage.writer("unseen", vfs="unix-none")
+    neighbours = [stage.writer(f"live-{number + 1}") for number in range(_NEIGHBOURS)]
+    victim = stage.writer("killed")
+    unseen.interrupt()
+    untouched = unseen.files()
+    with voice.waiting("the service starts"):
+        service = stage.service()
+        service.wait_for("sweep", None, deadline_s)
+        # Its first sweep meets a journal that is hot. One that begins later is looked at when its writer closes it.
+        met = service.wait_for("owner_alive", unseen.database, deadline_s)
+    story = _Story(stage, service, voice, deadline_s)
+    readable_ms, failed = story.one_is_killed(victim)
+    story.one_is_left_alone(unseen, untouched, since=met.moment)
+    commits = sum(_commits_of(each) for each in neighbours)
+    voice.neighbours(len(neighbours), commits)
+    return Numbers(readable_ms, failed, commits)
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    stage: Stage
+    service: Service
+    voice: Voice
+    deadline_s: float
+
+    def one_is_killed(self, victim: Writer) -> tuple[float, int]:
+        """Kill a writer that a host polls; and another one where its database was back before the next poll.
+
+        Returns:
+            As :meth:`_kill`, with at least one poll that has failed.
+        """
+        for number in range(_MOST_KILLS):
+            with Host(victim.database) as host:
+                with self.voice.waiting("some ordinary commits"):
+                    host.first("a host reads what a writer commits", _has_read_enough, self.deadline_s)
+                if number == 0:
+                    good = sum(each.contents is not None for each in list(host.polls))
+                    self.voice.ordinary(_NEIGHBOURS + 2, self.service.pid, victim.name, good)
+                victim.interrupt()
+                self.voice.before_the_kill(victim.name)
+                readable_ms, failed = self._kill(victim, host)
+            if failed:
+                self.voice.as_it_would_be(failed)
+                return readable_ms, failed
+            self.voice.too_quick()
+            victim = self.stage.writer(f"killed-{number + 2}")
+        raise NotShownError("polls fail after a kill", f"{_MOST_KILLS} databases were back before the next poll")
+
+    def one_is_left_alone(self, unseen: Writer, untouched: tuple[object, ...], *, since: float) -> None:
+        """A journal that looks just like the one before is not touched, until its writer is killed, too.
+
+        Args:
+            untouched: its files before the service came.
+            since: when the service met it, by `time.monotonic`.
+        """
+        with Host(unseen.database) as host:
+            host.first(f"a poll of {unseen.name} fails", lambda poll: poll.code == ROLLBACK, self.deadline_s)
+            self.voice.looks_dead(unseen.name)
+            with self.voice.waiting("journal-watcher explain"):
+                evidence = self._explained(unseen)
+            self.voice.explanation(evidence)
+            with self.voice.waiting("the service leaves it alone"):
+                enough = since + _RESTRAINT_S
+                host.first("polls go on", lambda poll: poll.moment > enough, self.deadline_s)
+            polls = list(host.polls)
+            other = [each for each in polls if each.code != ROLLBACK]
+            _require(not other, f"each poll of {unseen.name} fails with {ROLLBACK}", f"{len(other)} did not")
+            _require(unseen.runs, f"the writer of {unseen.name} lives on")
+            _require(unseen.files() == untouched, f"the files of {unseen.name} are left as they are")
+            said = {each.event for each in self.service.about(unseen.database)}
+            told = f"the service told {', '.join(sorted(said))}"
+            _require(said <= _LEAVES_ALONE, f"{unseen.name} is left alone while its writer lives", told)
+            self.voice.left_alone(time.monotonic() - since, len(polls))
+            self._kill(unseen, host)
+
+    def _kill(self, writer: Writer, host: Host) -> tuple[float, int]:
+        """Kill a writer in its transaction, and tell what follows, in its order.
+
+        Returns:
+            Milliseconds from the kill to the first good poll, and how many polls failed in between.
+
+        Raises:
+            NotShownError: its database is not recovered, or holds anything but what was committed.
+        """
+        killed_at = writer.kill()
+        good = host.first(
+            f"the database of {writer.name} can be read again",
+            lambda poll: poll.contents is not None and poll.moment > killed_at,
+            self.deadline_s,
+        )
+        recovered = self.service.wait_for("recovered", writer.database, self.deadline_s)
+        failed = [each for each in list(host.polls) if killed_at < each.moment < good.moment and each.code == ROLLBACK]
+        lines = [each for each in self.service.about(writer.database) if each.moment > killed_at]
+        told = {each.event: each for each in reversed(lines) if each.event in _TOLD}
+        _require("owner_exited" in told, f"the service says that the owner of {writer.name} has exited")
+        _require(bool(recovered.told.get("pages")), f"pages of {writer.name} are rolled back", recovered.words)
+        kept = Contents(commits=writer.commits, last=writer.commits, interrupted=0)
+        _require(good.contents == kept, f"{writer.name} holds what was committed, and nothing else", f"{good.contents}")
+        _require(contents_of(writer.database, thorough=True) == kept, f"{writer.name} stays as it was recovered")
+        moments = [Moment(killed_at, Who.KILL, f"SIGKILL to pid {writer.pid}")]
+        moments += [Moment(each.moment, Who.FAILS, f"a poll fails: {each.words} ({each.code})") for each in failed[:1]]
+        moments += map(_as_told, told.values())
+        words = f"a poll reads {counted(writer.commits, 'commit')}, and nothing of the interrupted one"
+        moments.append(Moment(good.moment, Who.READS, words))
+        self.voice.moments(moments, killed_at)
+        return (good.moment - killed_at) * 1000, len(failed)
+
+    def _explained(self, unseen: Writer) -> list[tuple[str, str, str]]:
+        """What `journal-watcher explain` says of the owner: probes, verdicts and details."""
+        told = self.stage.explain(unseen.database, self.deadline_s)
+        owner = told.get("owner") or {}
+        evidence = [(each["probe"], each["verdict"], each["detail"]) for each in owner.get("evidence", ())]
+        alive = [probe for probe, verdict, _ in evidence if verdict == "alive"]
+        _require(
+            (told.get("state"), told.get("decision"), alive) == ("hot", "wait", ["pid_file"]),
+            f"journal-watcher explain calls the journal of {unseen.name} hot, and its owner alive by its pid file",
+            f"it says {told.get('state')}, {told.get('decision')}: {told.get('reason')}",
+        )
+        return evidence
+
+
+def _has_read_enough(poll: Poll) -> bool:
+    return poll.contents is not None and poll.contents.commits >= _ORDINARY_COMMITS
+
+
+def _commits_of(neighbour: Writer) -> int:
+    """Have it stop, and count what it has committed: all of it must be there.
+
+    Raises:
+        NotShownError: a commit has failed, or is lost.
+    """
+    neighbour.tell("stop")
+    neighbour.close()
+    _require(not neighbour.errors, f"no commit of {neighbour.name} fails", "; ".join(neighbour.errors[:3]))
+    found = contents_of(neighbour.database, thorough=True)
+    _require(
+        found == Contents(neighbour.commits, neighbour.commits, interrupted=0),
+        f"no commit of {neighbour.name} is lost",
+        f"{neighbour.commits} were acknowledged, {found.commits} are there",
+    )
+    return neighbour.commits
+
+
+def _require(is_so: bool, what: str, instead: str = "") -> None:
+    if not is_so:
+        raise NotShownError(what, instead)
+
+
+def _as_told(line: Line) -> Moment:
+    """A line of the service's log, in its own words."""
+    match line.event:
+        case "recovered":
+            return Moment(line.moment, Who.RECOVERED, f"recovered: {line.words.partition(';')[0]}")
+        case "owner_exited":
+            details = [each["detail"] for each in line.told["evidence"] if each["verdict"] == "exited"]
+            return Moment(line.moment, Who.SERVICE, f"its owner has exited: {'; '.join(details)}")
+        case "owner_alive":
+            return Moment(line.moment, Who.SERVICE, f"its owner is alive still: {line.words}")
+        case _:
+            return Moment(line.moment, Who.SERVICE, f"found: {line.words}")
