@@ -14,9 +14,11 @@ from pathlib import Path
 
 import apsw
 
+from watcher.claims import Claims
 from watcher.filesystem import file_system_of
 from watcher.journal import DATABASE_MAGIC
 from watcher.names import printable
+from watcher.pinned import LookAgainError, Pinned
 from watcher.records.state_dir import StateError, StateMissing, inspect
 from watcher.settings import LocksMode, Settings, expand
 from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
@@ -163,19 +165,25 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def _is_database(name: str, at: int) -> bool:
-    """Whether the file begins as an SQLite database; one that we may not read is taken for one."""
+    """Whether the file begins as an SQLite database; one that we may not read is taken for one, and one that a worker
+    of ours is at is not looked at (its locks would be lost: see `claims`)."""
+    claims = Claims()
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-    except PermissionError:
-        return True
-    except OSError:
+        pinned = Pinned(name, "the database", at)
+    except (Gone, UnsafeError):
         return False
     try:
-        return os.pread(descriptor, len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
-    except OSError:
+        if not claims.claim(pinned.status):
+            return False
+        with pinned.readable() as descriptor:
+            return os.pread(descriptor, len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
+    except UnsafeError:
+        return True
+    except (LookAgainError, OSError):
         return False
     finally:
-        os.close(descriptor)
+        claims.release()
+        pinned.close()
 
 
 def _check_sqlite() -> Check:

@@ -24,7 +24,8 @@ __all__ = [
 
 MAGIC = bytes.fromhex("d9d505f920a163d7")
 DATABASE_MAGIC = b"SQLite format 3\x00"
-DATABASE_HEAD_BYTES = len(DATABASE_MAGIC)
+DATABASE_HEAD_BYTES = 18
+"""Of a database, what tells that it is one, and its page size."""
 RECORDS_UNTIL_END = 0xFFFFFFFF
 """The record count of a journal that was written with `synchronous=OFF`: as many records as the file holds."""
 
@@ -32,6 +33,7 @@ _HEADER = struct.Struct(">8sIIIII")
 _TRAILER = struct.Struct(">II8s")
 _SMALLEST_HEADER_BYTES = 512
 """`JOURNAL_HDR_SZ` before a header is read (powersafe overwrite): in a shorter journal SQLite finds no header."""
+_DEFAULT_PAGE_BYTES = 4096
 _LONGEST_SUPER_NAME_BYTES = 4096
 """More than any SQLite's `mxPathname`: a longer name is read by none."""
 
@@ -72,9 +74,21 @@ class Header:
     sector_bytes: int
     page_bytes: int
 
-    def initial_size_bytes(self) -> int:
-        """The size which a rollback gives the database back."""
-        return self.initial_pages * self.page_bytes
+    def excessive_size(self, journal_bytes: int, database_bytes: int, database_head: bytes) -> int | None:
+        """The size to which a rollback would grow the database, where that is more than both files hold; else None.
+
+        Honest growth is a crash after a truncation, and SQLite truncates a database only when its journal is finished
+        (`pager_end_transaction`), so that all that was cut off is in the journal. A last page that is torn is not
+        filled up (`pager_truncate`).
+
+        Args:
+            journal_bytes, database_bytes: the files' sizes.
+            database_head: the database's first 18 bytes, or all it has.
+        """
+        page_bytes = self.page_bytes or _page_bytes(database_head)
+        initial_bytes = self.initial_pages * page_bytes
+        grows = initial_bytes >= database_bytes + page_bytes
+        return initial_bytes if grows and initial_bytes > database_bytes + journal_bytes else None
 
     def explained(self) -> dict[str, str]:
         """Each field with its value and meaning, for a person."""
@@ -185,6 +199,16 @@ def _read_super_journal(descriptor: int, size_bytes: int) -> str | None:
     return os.fsdecode(spelled) if spelled else None
 
 
+def _page_bytes(database_head: bytes) -> int:
+    """The page size that SQLite takes from a database's header, before it has read a journal (`sqlite3BtreeOpen`)."""
+    if len(database_head) >= 18:
+        told = int.from_bytes(database_head[16:18], "big")
+        page_bytes = 65536 if told == 1 else told
+        if _is_power_of_two(page_bytes, 512, 65536):
+            return page_bytes
+    return _DEFAULT_PAGE_BYTES
+
+
 def is_database(head: bytes, contents: Contents) -> bool:
     """Whether the file beside the journal is an SQLite 3 database.
 
@@ -192,13 +216,13 @@ def is_database(head: bytes, contents: Contents) -> bool:
     pages: a new database, killed in its first spilled transaction (page 1 is never spilled before the commit).
 
     Args:
-        head: the file's first 16 bytes, or all it has.
+        head: the file's first 18 bytes, or all it has.
         contents: what the journal says.
     """
-    if not head or head == DATABASE_MAGIC:
+    if not head or head.startswith(DATABASE_MAGIC):
         return True
     new = contents.header is not None and contents.header.initial_pages == 0
-    return new and head == bytes(DATABASE_HEAD_BYTES)
+    return new and head.startswith(bytes(len(DATABASE_MAGIC)))
 
 
 def state_of(contents: Contents, database_head: bytes | None) -> JournalState:
@@ -206,7 +230,7 @@ def state_of(contents: Contents, database_head: bytes | None) -> JournalState:
 
     Args:
         contents: what the journal says.
-        database_head: the database's first 16 bytes (or all it has); None where there is no such file.
+        database_head: the database's first 18 bytes (or all it has); None where there is no such file.
     """
     if contents.first_byte is None:
         return JournalState.EMPTY

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["parse_printable", "printable"]
+__all__ = ["clipped", "parse_printable", "printable"]
 
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ESCAPED = re.compile(rb"\\(\\|n|r|t|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
+_MOST_CHARACTERS = 300
 _PLAIN = {b"\\": b"\\", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
@@ -46,6 +47,12 @@ def _escape(character: str) -> str:
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def clipped(text: str) -> str:
+    """A message that may hold what somebody else has written, as one printable line of bounded length."""
+    shown = printable(text[:_MOST_CHARACTERS])
+    return shown if len(text) <= _MOST_CHARACTERS else f"{shown} …"
+
+
 def parse_printable(text: str) -> str:
     """The name that :func:`printable` has shown as `text`. What is no escape of its stands for itself."""
 
@@ -54,6 +61,11 @@ def parse_printable(text: str) -> str:
         if escape in _PLAIN:
             return _PLAIN[escape]
         code = int(escape[1:], 16)
-        return bytes([code]) if escape[:1] == b"x" else os.fsencode(chr(code))
+        if escape[:1] == b"x":
+            return bytes([code])
+        try:
+            return chr(code).encode()
+        except ValueError:  # no character, so no escape of ours
+            return match.group()
 
     return os.fsdecode(_ESCAPED.sub(plain, os.fsencode(text)))

@@ -21,7 +21,6 @@ from watcher.records.events import Event
 from watcher.records.record import Outcome, Record
 from watcher.settings import RecoverySettings, VerifyMode
 from watcher.snapshots import SnapshotError, Snapshots, SnapshotSkipped
-from watcher.tree import Gone
 from watcher.verification import Health
 
 __all__ = ["Attempt", "Recovery"]
@@ -32,6 +31,9 @@ _SETTLE_ELSEWHERE_S = 0.5
 _READER_PATIENCE_S = 0.004
 """A host's poll holds its read lock for less."""
 _READER_AGAIN_S = 0.01
+_LOCK_PATIENCE_S = 0.1
+"""The most that a worker waits inside SQLite, whatever `busy_timeout` allows: a hostile process can take a lock at just
+the moment when we open, in as many databases as it likes. Who is told `busy` tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,21 @@ class Recovery:
     Args:
         judge: asks about the owner of a pair, afresh.
         snapshots: None where the settings want none.
+        verify_limit_s: how long a thorough verification may take, seconds.
     """
 
     def __init__(
-        self, settings: RecoverySettings, judge: Callable[[Pair, Look], Judgement], snapshots: Snapshots | None
+        self,
+        settings: RecoverySettings,
+        judge: Callable[[Pair, Look], Judgement],
+        snapshots: Snapshots | None,
+        *,
+        verify_limit_s: float = verification.TIME_LIMIT_S,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._snapshots = snapshots
+        self._verify_limit_s = verify_limit_s
 
     def settle_s(self, file_system: FileSystem) -> float:
         """How long both files must have been still, seconds: on a local file system nothing comes late."""
@@ -74,11 +83,12 @@ class Recovery:
 
     def obstacle(self, look: Look) -> str | None:
         """Why a pair of this look would be refused although its owner has exited; None where it would not be."""
-        if look.state is not JournalState.MALFORMED:
+        if not self._must_have_snapshot(look):
             return None
         if self._snapshots is None:
             return "SQLite would delete a journal without a valid header, and recovery.snapshot is off"
-        return self._snapshots.obstacle(look)
+        obstacle = self._snapshots.obstacle(look)
+        return None if obstacle is None else f"not without a snapshot: {obstacle}"
 
     def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float) -> Attempt:
         """Recover the database of a pair whose owner was judged to have exited.
@@ -91,6 +101,7 @@ class Recovery:
 
         Raises:
             Gone: the journal is gone: somebody else has finished.
+            UnsafeError, LookAgainError: it has just been shut from us, or changes under our eyes.
             OSError: the file system fails, or we have run out of descriptors.
         """
         record = Record(database=pair.path, session=pair.session, outcome=Outcome.FAILED, journal_size=look.size_bytes)
@@ -125,35 +136,36 @@ class Recovery:
             outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
             return self._without_doing(record, outcome, since, "the files have changed meanwhile", warnings)
         try:
-            rolled = rollback.roll_back(pair, look, busy_timeout_s=self._settings.busy_timeout)
+            rolled = rollback.roll_back(pair, look, busy_timeout_s=min(self._settings.busy_timeout, _LOCK_PATIENCE_S))
         except rollback.BusyError as error:
             return self._without_doing(record, Outcome.BUSY, since, str(error), warnings)
         except rollback.CorruptError as error:
             return self._corrupt(record, since, str(error), warnings)
         except rollback.RollbackError as error:
+            if not error.began:
+                return self._without_doing(record, Outcome.FAILED, since, str(error), warnings)
             return _ended(record, Outcome.FAILED, since, str(error), warnings=warnings)
         if not rolled.found_something:
             return self._without_doing(record, Outcome.CLEAN, since, None, warnings)
-        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since, warnings)
+        return self._read_back(pair, replace(record, pages=rolled.pages), rolled, since, warnings)
 
     def _read_back(
         self,
         pair: Pair,
-        look: Look,
         record: Record,
         rolled: rollback.Rolled,
         since: float,
         warnings: Warnings,
     ) -> Attempt:
-        left = _hot_again(pair, look)
-        if left is not None:
+        if pair.pinned_journal.is_named():
+            left = "its journal is still there after the rollback"
             return _ended(record, Outcome.FAILED, since, left, warnings=warnings)
         note = None
         if rolled.is_wal:
             note = "not verified: its header says WAL, which wants shared memory beside it"
         else:
             try:
-                rollback.read_back(pair, look)
+                rollback.read_back(pair)
             except rollback.BusyError as error:
                 note = f"not verified: {error}"
             except rollback.CorruptError as error:
@@ -170,7 +182,9 @@ class Recovery:
         """
         if self._settings.verify is VerifyMode.READ or record.outcome is not Outcome.RECOVERED:
             return Health.SOUND, "read"
-        return verification.check(pair.directory_fd, pair.place.name, self._settings.verify)
+        return verification.check(
+            pair.directory_fd, pair.path, self._settings.verify, time_limit_s=self._verify_limit_s
+        )
 
     @property
     def verifies_thoroughly(self) -> bool:
@@ -237,22 +251,12 @@ class Recovery:
         """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
         assert look.database is not None
         until = time.monotonic() + _READER_PATIENCE_S
-        with pair.database_readable(look.database) as descriptor:
+        with pair.database_readable() as descriptor:
             while (pid := reader_of(descriptor)) is not None and time.monotonic() < until:
                 time.sleep(_READER_PATIENCE_S / 20)
         if pid is None:
             return None
         return f"pid {pid} is reading it" if pid > 0 else "a process that we cannot see is reading it"
-
-
-def _hot_again(pair: Pair, look: Look) -> str | None:
-    try:
-        again = pair.look()
-    except Gone:
-        return None
-    if again.journal == look.journal and not again.state.is_cold:
-        return "its journal is still there after the rollback"
-    return None
 
 
 def _ended(

@@ -107,9 +107,9 @@ class Snapshots:
         try:
             self._make_room(size_bytes, os.path.dirname(home))
             os.makedirs(path, mode=0o700)
-            with pair.database_readable(look.database) as database:
+            with pair.database_readable() as database:
                 _copy(database, os.path.join(path, "database"), look.database.size_bytes)
-            with pair.journal_readable(look.journal) as journal:
+            with pair.pinned_journal.readable() as journal:
                 _copy(journal, os.path.join(path, "database-journal"), look.journal.size_bytes)
         except (OSError, Gone, LookAgainError, UnsafeError) as error:
             shutil.rmtree(path, ignore_errors=True)

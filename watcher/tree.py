@@ -280,6 +280,8 @@ class Tree:
                     yield from self._walk_below(below, path, depth + 1, shut)
                 except PermissionError:
                     shut(path)
+                except FileNotFoundError:  # removed after it was opened: what is listed is a directory without a name
+                    continue
 
 
 MAX_DEPTH = 64
@@ -307,6 +309,8 @@ def enter_one(part: str, at: int, mode: int) -> int:
     Raises:
         Gone, UnsafeError, OSError: as :meth:`Tree.enter`.
     """
+    if part in {"", ".", ".."}:
+        raise UnsafeError(f"{part!r} is no directory's name")
     try:
         return os.open(part, mode | _ENTER, dir_fd=at)
     except FileNotFoundError as error:

@@ -104,7 +104,8 @@ class Survey:
                 if child.journals:
                     yield from self._warm(child.journals, descriptor, _joined(directory, name), f"{name}/")
                 continue
-            with suppress(Gone, UnsafeError, PermissionError):
+            # FileNotFoundError: it was removed after it was opened; what is listed then is a directory without a name.
+            with suppress(Gone, UnsafeError, PermissionError, FileNotFoundError):
                 yield from self._enter(child, name, descriptor, _joined(directory, name), depth + 1, unchanged)
 
     def _by_name(self, node: _Node, descriptor: int, directory: str) -> Iterator[Place]:

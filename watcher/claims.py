@@ -1,0 +1,45 @@
+"""Which files of the trees this process is at, so that no two threads are at the same one.
+
+POSIX locks belong to a process: closing any descriptor of a database drops every lock that the process holds on it
+(fcntl(2)). If one thread read a database, or took it for the journal of another, or for what a start-up check wants to
+see, while SQLite rolls it back in a second thread, that rollback would go on without its locks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+__all__ = ["Claims"]
+
+_claimed: set[tuple[int, int]] = set()
+"""(device, inode) of each file that some thread has claimed; guarded by `_lock`."""
+_lock = threading.Lock()
+
+
+class Claims:
+    """The files that one thread is at. A file counts by its identity, whatever names it has."""
+
+    __slots__ = ("_mine",)
+
+    def __init__(self) -> None:
+        self._mine: set[tuple[int, int]] = set()
+
+    def claim(self, status: os.stat_result) -> bool:
+        """Claim a file until :meth:`release`. False where another thread has it."""
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._mine:
+            return True
+        with _lock:
+            if identity in _claimed:
+                return False
+            _claimed.add(identity)
+        self._mine.add(identity)
+        return True
+
+    def release(self) -> None:
+        """Let go of them all."""
+        if self._mine:
+            with _lock:
+                _claimed.difference_update(self._mine)
+            self._mine.clear()

@@ -1,0 +1,161 @@
+"""A plain file of the tree, held by a descriptor that stands for it without having opened it.
+
+What a hostile process puts in the place of a name after it was pinned is not reached: the file is opened through its
+own descriptor, never by the name. Linux has O_PATH for that; elsewhere a file is opened by its name in a checked
+directory and known again by its identity.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from watcher.names import printable
+from watcher.tree import O_PATH, Gone, UnsafeError, kind_of
+
+__all__ = ["FileIdentity", "LookAgainError", "Pinned"]
+
+
+class LookAgainError(Exception):
+    """The files are being changed under our eyes, or another thread of ours is at this very database by another name:
+    nothing can be said now, and another look in a moment will tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Which file it is, and in which version: equal as long as nobody has written it or put another in its place.
+
+    The ctime does not count: SQLite, run by root, gives each journal that it opens its owner anew (`robustFchown` in
+    os_unix.c), so that every poll of a root's host changes it.
+    """
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int = field(compare=False)
+    mode: int
+    uid: int
+    gid: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        return cls(
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            status.st_mode,
+            status.st_uid,
+            status.st_gid,
+        )
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether it is this file, whatever has been written to it."""
+        return (self.device, self.inode) == (status.st_dev, status.st_ino)
+
+
+class Pinned:
+    """A plain file that has one name.
+
+    Args:
+        name: in its directory.
+        what: it is, for messages: `the journal`.
+        directory_fd: checked descriptor of its directory; borrowed for as long as this lives.
+
+    Raises:
+        Gone: there is none of this name.
+        UnsafeError: it is something else than a plain file, has a second name, or its directory may not be searched.
+        OSError: we have run out of descriptors, or the file system fails.
+    """
+
+    __slots__ = ("_directory_fd", "_name", "fd", "status")
+
+    def __init__(self, name: str, what: str, directory_fd: int) -> None:
+        self._name = name
+        self._directory_fd = directory_fd
+        self.fd = _pin(name, directory_fd)
+        """Stands for the file (Linux), or for its directory."""
+        try:
+            self.status = self._checked(what)
+            """As it was when it was pinned."""
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def _checked(self, what: str) -> os.stat_result:
+        try:
+            status = os.fstat(self.fd) if O_PATH else os.stat(self._name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError as error:
+            raise Gone(f"{printable(self._name)} is not there") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UnsafeError(f"{what} is {kind_of(status.st_mode)}, not a plain file")
+        if status.st_nlink == 0:
+            raise Gone(f"{printable(self._name)} has been deleted")
+        if status.st_nlink != 1:
+            raise UnsafeError(f"{what} has {status.st_nlink} hard links")
+        return status
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def is_named(self) -> bool:
+        """Whether the name still stands for this file, and no other name does."""
+        with suppress(OSError):  # gone, or its directory was shut: it is not to be had by its name
+            now = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+            return (now.st_dev, now.st_ino, now.st_nlink) == (self.status.st_dev, self.status.st_ino, 1)
+        return False
+
+    def open(self, flags: int) -> int:
+        """Open the file; never waits, neither for the far end of a FIFO nor for a lease to be given up (fcntl(2)).
+
+        Raises:
+            OSError: as open(2); ESTALE where the name stands for another file (not Linux).
+        """
+        flags = flags | os.O_NONBLOCK | os.O_CLOEXEC
+        if O_PATH:
+            return os.open(f"/proc/self/fd/{self.fd}", flags & ~os.O_NOFOLLOW)
+        descriptor = os.open(self._name, flags | os.O_NOFOLLOW, dir_fd=self._directory_fd)
+        if not os.path.samestat(os.fstat(descriptor), self.status):
+            os.close(descriptor)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return descriptor
+
+    @contextmanager
+    def readable(self) -> Iterator[int]:
+        """A descriptor for reading, for as long as the block lasts.
+
+        Raises:
+            UnsafeError: we may not read it.
+            LookAgainError: it has gone, another file has taken its place, or a process holds a lease on it.
+        """
+        try:
+            descriptor = self.open(os.O_RDONLY)
+        except PermissionError as error:
+            raise UnsafeError(f"{printable(self._name)} may not be read by us (uid {os.geteuid()})") from error
+        except OSError as error:
+            if error.errno not in {errno.ENOENT, errno.ESTALE, errno.EWOULDBLOCK, errno.ELOOP}:
+                raise
+            raise LookAgainError(f"{printable(self._name)} cannot be opened at the moment") from error
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _pin(name: str, directory_fd: int) -> int:
+    if not O_PATH:
+        return os.dup(directory_fd)
+    try:
+        return os.open(name, O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory_fd)
+    except PermissionError as error:
+        raise UnsafeError(f"its directory may not be searched by us (uid {os.geteuid()})") from error
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENAMETOOLONG}:
+            raise
+        raise Gone(f"{printable(name)} is not there") from error
