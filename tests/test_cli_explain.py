@@ -1,0 +1,175 @@
+"""explain, and how a person may name a database: by its path or its journal's, however it is spelled."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.running import Runner
+from tests.writers import CrashedPair, journal_of, make_database, writing
+
+ENTRY = ["database", "journal", "session", "state", "size", "owner", "decision", "reason"]
+MORE = ["header", "super_journal", "by_hand"]
+
+
+def test_a_stale_journal_is_explained_field_by_field(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "s1" / "outbound.db")
+    told = runner.json("explain", database)
+    assert list(told) == ENTRY + MORE
+    assert (told["state"], told["decision"], told["size"]) == ("hot", "recover", len(crashed.journal))
+    assert told["header"] == {
+        "magic": "d9d505f920a163d7",
+        "records": int.from_bytes(crashed.journal[8:12], "big"),
+        "nonce": int.from_bytes(crashed.journal[12:16], "big"),
+        "initial_pages": int.from_bytes(crashed.journal[16:20], "big"),
+        "sector_size": int.from_bytes(crashed.journal[20:24], "big"),
+        "page_size": int.from_bytes(crashed.journal[24:28], "big"),
+    }
+    assert (told["super_journal"], told["by_hand"]) == (None, None)
+    text = runner.command("explain", database).stdout
+    for name in told["header"]:
+        assert name in text
+    assert "nobody holds the writer's lock" in text
+    assert "Decision recover" in text
+    assert database.read_bytes() == crashed.database
+
+
+def test_a_database_at_peace_is_explained_too(runner: Runner) -> None:
+    database = runner.root / "x.db"
+    make_database(database)
+    done = runner.command("explain", database, "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert list(told) == ENTRY + MORE
+    assert (told["state"], told["size"], told["owner"], told["decision"]) == ("empty", 0, None, "ignore")
+    assert (told["header"], told["super_journal"], told["by_hand"]) == (None, None, None)
+    assert told["reason"] == "there is no journal: nothing to roll back"
+
+
+def test_what_a_person_may_do_is_said_exactly(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(owner={"locks": "off"})
+    database = crashed.put(runner.root / "it's here.db")
+    told = runner.json("explain", database)
+    assert told["decision"] == "hold"
+    command = f"sqlite3 '{runner.root}/it'\\''s here.db' 'PRAGMA schema_version'"
+    assert command in told["by_hand"]
+    assert command in runner.command("explain", database).stdout
+
+
+def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "x.db")
+    name = b"/workspace/\x1b[2J\xff-mj01"
+    trailer = len(name).to_bytes(4, "big") + sum(int.from_bytes([each], "big", signed=True) for each in name).to_bytes(
+        4, "big", signed=True
+    )
+    with journal_of(database).open("ab") as file:
+        file.write(b"\0\0\0\1" + name + trailer + bytes.fromhex("d9d505f920a163d7"))
+    told = runner.json("explain", database)
+    assert (told["state"], told["decision"], told["super_journal"]) == (
+        "super",
+        "refuse",
+        "/workspace/\\x1b[2J\\xff-mj01",
+    )
+    assert f"deletes {database}-journal" in told["by_hand"]
+
+
+def test_a_live_writer_is_named(runner: Runner) -> None:
+    database = runner.root / "x.db"
+    make_database(database)
+    with writing(database) as writer:
+        writer.tell("begin")
+        told = runner.json("explain", database)
+        assert (told["owner"]["verdict"], told["decision"]) == ("alive", "wait")
+        assert f"pid {writer.pid}" in told["reason"]
+        assert told["by_hand"].startswith("Nothing, as long as its writer works")
+        writer.tell("COMMIT")
+
+
+NAMES = ["plain.db", "new\nline.db", "quo\"te'.db", "--opt.db", "-c", os.fsdecode(b"\xff\xfe.db"), "back\\n.db", "ä.db"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_database_is_found_by_any_name_it_may_have(runner: Runner, crashed: CrashedPair, name: str) -> None:
+    database = crashed.put(runner.root / "s 1" / name)
+    crashed.put(runner.root / "s 1" / "another.db")
+    shown = next(each["database"] for each in runner.json("scan")["journals"] if "another" not in each["database"])
+    spelled = [str(database), f"{database}-journal", f"s 1/{name}", f"s 1/{name}-journal", shown, f"{shown}-journal"]
+    done = runner.command("recover", "--dry-run", "--json", "--", *spelled)
+    assert [each["database"] for each in json.loads(done.stdout)] == [shown]
+
+
+def test_a_path_may_be_relative_to_the_working_directory_or_to_the_root(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "group" / "s1" / "x.db")
+    for cwd, path in (
+        (runner.root, "group/s1/x.db"),
+        (database.parent, "x.db"),
+        (database.parent, "x.db-journal"),
+        (database.parent, "../s1/./x.db"),
+        (runner.root.parent, "tree/group/s1/x.db"),
+        (Path("/"), "group/s1/x.db"),
+    ):
+        done = runner.command("explain", path, "--json", cwd=cwd)
+        assert json.loads(done.stdout)["database"] == str(database), (cwd, path)
+
+
+def test_a_path_may_lead_through_a_link_to_the_root(runner: Runner, crashed: CrashedPair, tmp_path: Path) -> None:
+    database = crashed.put(runner.root / "s1" / "x.db")
+    (tmp_path / "link").symlink_to(runner.root)
+    assert runner.json("explain", tmp_path / "link" / "s1" / "x.db")["database"] == str(database)
+
+
+def test_a_database_called_like_a_journal_is_itself(runner: Runner, crashed: CrashedPair) -> None:
+    crashed.put(runner.root / "x-journal")
+    told = runner.json("explain", "x-journal")
+    assert told["database"] == f"{runner.root}/x-journal"
+    assert told["state"] == "hot"
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/etc/passwd", "/etc/passwd: outside the tree {root}"),
+        ("../settings.yaml", "../settings.yaml: outside the tree {root}"),
+        ("s1/../../settings.yaml", "s1/../../settings.yaml: outside the tree {root}"),
+        ("s1/nothing.db", "s1/nothing.db: there is no such database or journal"),
+        ("s1/a_directory", "s1/a_directory: expected a database or its journal, got a directory"),
+        ("s1/a_directory/", "s1/a_directory: expected a database or its journal, got a directory"),
+        ("s1/inbound.db", "s1/inbound.db: no pattern of tree.databases matches its name"),
+        ("deep/er/x.db", "deep/er/x.db: no directory of this tree holds it (not of layout {{session}})"),
+    ],
+)
+def test_a_path_that_is_no_database_of_this_tree_is_status_two(
+    runner: Runner, crashed: CrashedPair, path: str, why: str
+) -> None:
+    runner.configure(tree={"layout": "{session}", "databases": ["x.db", "nothing.db", "a_directory"]})
+    crashed.put(runner.root / "s1" / "x.db")
+    (runner.root / "s1" / "a_directory").mkdir()
+    make_database(runner.root / "s1" / "inbound.db")
+    crashed.put(runner.root / "deep" / "er" / "x.db")
+    for command in ("explain", "recover"):
+        done = runner.command(command, path, cwd=runner.root)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("journal-watcher: ")
+    assert journal_of(runner.root / "s1" / "x.db").exists(), "nothing was done"
+    assert done.stderr == f"journal-watcher: {why.format(root=runner.root)}\n"
+
+
+def test_one_wrong_path_among_others_does_nothing(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "x.db")
+    assert runner.command("recover", database, "/etc/passwd").returncode == 2
+    assert journal_of(database).exists()
+
+
+def test_explain_wants_a_path(runner: Runner) -> None:
+    done = runner.command("explain")
+    assert done.returncode == 2
+    assert "PATH" in done.stderr
+
+
+def test_a_missing_root_holds_no_database(runner: Runner) -> None:
+    runner.root.rmdir()
+    done = runner.command("explain", "x.db")
+    assert (done.returncode, done.stdout) == (2, "")
