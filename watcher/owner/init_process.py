@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import sys
 import weakref
@@ -62,8 +63,9 @@ class InitProcess:
     @classmethod
     def find(cls, container_id: str, details: Details) -> InitProcess | None:
         """The process that the engine names, if it is one of ours and still runs; None else: the pid of an engine in a
-        virtual machine, on another host or outside our pid namespace is somebody else's here."""
-        if sys.platform != "linux" or details.pid <= 0:
+        virtual machine, on another host or outside our pid namespace is somebody else's here. None, too, where as many
+        as we may hold are held already: of the others the engine tells."""
+        if sys.platform != "linux" or details.pid <= 0 or len(_held) >= _most_held():
             return None
         try:
             pidfd = os.pidfd_open(details.pid)
@@ -78,8 +80,17 @@ class InitProcess:
             raise
         found = cls(details.pid, details.started_ns, mounts, cgroup, pidfd)
         weakref.finalize(found, os.close, pidfd)  # others may be asking it while it is replaced
+        _held.add(found)
         # Had it ended before we read its cgroup, another process of that pid might have been read.
         return None if not paths or found.ended else found
+
+
+_held: weakref.WeakSet[InitProcess] = weakref.WeakSet()
+
+
+def _most_held() -> int:
+    """How many pidfds may be open at once: they must not take the descriptors that a recovery needs."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 def _cgroup_paths(pid: int, container_id: str) -> dict[str, str]:
