@@ -147,8 +147,10 @@ class _Story:
         )
         recovered = self.service.wait_for("recovered", writer.database, self.deadline_s)
         failed = [each for each in list(host.polls) if killed_at < each.moment < good.moment and each.code == ROLLBACK]
-        lines = [each for each in self.service.about(writer.database) if each.moment > killed_at]
-        told = {each.event: each for each in reversed(lines) if each.event in _TOLD}
+        told: dict[str, Line] = {}
+        for line in self.service.about(writer.database):
+            if line.moment > killed_at and line.event in _TOLD:
+                told.setdefault(line.event, line)
         _require("owner_exited" in told, f"the service says that the owner of {writer.name} has exited")
         _require(bool(recovered.told.get("pages")), f"pages of {writer.name} are rolled back", recovered.words)
         kept = Contents(commits=writer.commits, last=writer.commits, interrupted=0)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ __all__ = ["Line", "Service", "Stage", "setting"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the service's log, and when it was read, by `time.monotonic`."""
+    """A line of the service's log, and when it was told, by `time.monotonic`: a millisecond late at the most."""
 
     moment: float
     told: dict[str, Any]
@@ -114,20 +115,26 @@ class Service:
     def _read(self) -> None:
         assert self._process.stderr is not None
         for text in self._process.stderr:
-            moment = time.monotonic()
-            try:
-                told = json.loads(text)
-            except ValueError:
-                told = None
+            line = _line(text, time.monotonic())
             with self._changed:
-                if isinstance(told, dict) and {"event", "message"} <= told.keys():
-                    self._lines.append(Line(moment, told))
+                if line is not None:
+                    self._lines.append(line)
                 elif text.strip():
                     self._other.append(text.strip())
                 self._changed.notify_all()
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+
+def _line(text: str, read_at: float) -> Line | None:
+    try:
+        told = json.loads(text)
+        age_s = time.time() - datetime.fromisoformat(told["time"]).timestamp()
+    except (ValueError, TypeError, KeyError):
+        return None
+    # Its time is in whole milliseconds, and we may have been late to read it.
+    return Line(min(read_at, time.monotonic() - age_s + 0.001), told) if {"event", "message"} <= told.keys() else None
 
 
 class Stage:

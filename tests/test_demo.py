@@ -1,0 +1,351 @@
+"""The demo: it tells its story where the story comes true, and says what did not where it does not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pty
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import watcher
+from tests.running import wait_until
+from watcher.demo import _commits_of, play
+from watcher.demo_cast import NotShownError
+from watcher.demo_stage import setting
+from watcher.owner.locks import writer_of
+
+DEMO = [sys.executable, "-P", "-m", "watcher", "demo"]
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Iterator[Path]:
+    """TMPDIR of the demo. Whatever comes of it, it leaves no file and no process behind."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    yield directory
+    wait_until(lambda: not list(directory.iterdir()))
+    wait_until(lambda: not processes_of(directory))
+
+
+@pytest.fixture
+def in_this_process(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR is for `play` in this process, too."""
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of processes that have to do with this directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        if str(directory) in line:
+            found.append(line)
+    return found
+
+
+def environment(temporary: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in {"HOME", "COLUMNS", "NO_COLOR"}}
+    package = str(Path(watcher.__file__).parents[1])
+    return {**kept, "TMPDIR": str(temporary), "PYTHONPATH": package, **more}
+
+
+def started(temporary: Path, **more: str) -> subprocess.Popen[str]:
+    """The demo with its output in a pipe."""
+    return subprocess.Popen(
+        DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(temporary, **more)
+    )
+
+
+def read_up_to(beginning: str, demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    assert any(line.startswith(beginning) for line in demo.stdout)
+
+
+# --- a story that comes true ---
+
+
+@dataclass(frozen=True)
+class Played:
+    """Two demos at once: what was written to a pipe, in a hostile environment, and to a terminal of 44 columns."""
+
+    status: int
+    told: str
+    errors: str
+    status_on_terminal: int
+    on_terminal: str
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    elsewhere, temporary = tmp_path_factory.mktemp("elsewhere"), tmp_path_factory.mktemp("tmp")
+    (elsewhere / "watcher").mkdir()
+    (elsewhere / "watcher" / "__init__.py").write_text("raise SystemExit('another package')")
+    hostile = environment(temporary, JOURNAL_WATCHER__TREE__ROOT="/nowhere", JOURNAL_WATCHER_CONFIG="/no/file")
+    narrow = environment(temporary, COLUMNS="44", TERM="xterm-256color")
+    ours, theirs = pty.openpty()
+    with (
+        subprocess.Popen(
+            DEMO, cwd=elsewhere, env=hostile, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as piped,
+        subprocess.Popen(DEMO, env=narrow, stdin=theirs, stdout=theirs, stderr=theirs) as on_terminal,
+    ):
+        os.close(theirs)
+        written = b"".join(iter(lambda: read_terminal(ours), b""))
+        told, errors = piped.communicate()
+    os.close(ours)
+    assert not list(temporary.iterdir())
+    assert not processes_of(temporary)
+    return Played(piped.returncode, told, errors, on_terminal.returncode, written.decode())
+
+
+def read_terminal(descriptor: int) -> bytes:
+    """What comes next; empty when the other side is closed."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
+def test_the_demo_tells_its_story(demos: Played) -> None:
+    assert (demos.status, demos.errors) == (0, ""), demos.told
+    told = " ".join(demos.told.split())
+    killed = re.findall(r"SIGKILL to pid (\d+)", told)
+    assert len(killed) >= 2
+    for pid in killed:
+        assert f".writer.pid names pid {pid}, which has exited" in told
+    crash = (
+        r" 0\.0 ms SIGKILL to pid \d+ .* ms service found: hot journal of \d+ bytes .* its owner has exited: .*"
+        r" ms service recovered: \d+ pages rolled back in [\d.]+ ms"
+    )
+    for part in (
+        crash,
+        r" ms host a poll fails: attempt to write a readonly database \(776\)",
+        r" ms host a poll reads 20 commits, and nothing of the interrupted one",
+        r" [1-9]\d* polls? failed in between",
+        r" pid_file alive \.writer\.pid names pid \d+, which runs decision wait ",
+        r" its files are the same, byte for byte",
+        r" [1-9]\d* commits, 0 failed, 0 lost",
+    ):
+        assert re.search(part, told), part
+
+
+def test_it_ends_with_two_lines_of_numbers_and_of_what_to_do_next(demos: Played) -> None:
+    numbers, what_next = demos.told.splitlines()[-2:]
+    assert re.fullmatch(
+        r"Kill to readable: [\d.]+ ms; [1-9]\d* polls? failed; [1-9]\d* commits beside it, 0 lost\.", numbers
+    )
+    assert "settings.example.yaml" in what_next
+    assert "journal-watcher check" in what_next
+
+
+def test_in_a_pipe_it_is_plain_text_of_80_columns(demos: Played) -> None:
+    for line in demos.told.splitlines():
+        assert line == line.rstrip()
+        assert len(line) <= 80
+        assert line.isprintable()
+
+
+def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
+    written = demos.on_terminal
+    assert demos.status_on_terminal == 0, written
+    assert "\x1b[1;31m" in written
+    assert "\x1b[1;32m" in written
+    assert written.count("\x1b[?25h") == written.count("\x1b[?25l") > 0, "the cursor is not shown again"
+    shown = [ESCAPES.sub("", line.rpartition("\r")[2]) for line in written.replace("\r\n", "\n").splitlines()]
+    assert max(map(len, shown)) <= 44
+
+
+# --- one that does not ---
+
+
+def fake(tmp_path: Path, script: str) -> list[str]:
+    """A `journal-watcher` that is another program. It knows `tell(event, session)`, `databases`, and `real()`, which
+    goes on as the real one."""
+    file = tmp_path / "fake.py"
+    file.write_text(
+        "import datetime, json, os, pathlib, signal, sqlite3, sys, time, yaml\n"
+        "root = pathlib.Path(yaml.safe_load(open(sys.argv[sys.argv.index('-c') + 1]))['tree']['root'])\n"
+        "databases = sorted(root.glob('*/*/outbound.db'))\n"
+        "def tell(event, session, **more):\n"
+        "    time = datetime.datetime.now(datetime.UTC).isoformat()\n"
+        "    database = str(root / 'agents' / session / 'outbound.db')\n"
+        "    told = {'time': time, 'event': event, 'message': f'{session}: {event}', 'database': database, **more}\n"
+        "    print(json.dumps(told), file=sys.stderr, flush=True)\n"
+        "def real():\n"
+        "    os.execv(sys.executable, [sys.executable, '-m', 'watcher', *sys.argv[1:]])\n"
+        f"{script}\n"
+    )
+    return [sys.executable, str(file)]
+
+
+def played(command: list[str], capfd: pytest.CaptureFixture[str], deadline_s: float = 20) -> str:
+    """Play with another `journal-watcher`, to no good end; what is told, in one line."""
+    assert play(command, deadline_s) == 1
+    told = " ".join(capfd.readouterr().out.split())
+    assert "The demo has failed, for this did not come true:" in told
+    return told.partition("did not come true: ")[2]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_service_that_does_not_start_is_told_with_its_last_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told = played(fake(tmp_path, "sys.exit('no such luck')"), capfd)
+    assert told == "the service tells sweep (it has ended with status 1; its last words: no such luck)"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_program_that_is_not_there_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    assert "No such file or directory: '/no/such/program'" in played(["/no/such/program"], capfd)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_service_that_says_nothing_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    told = played(fake(tmp_path, "time.sleep(60)"), capfd, deadline_s=1)
+    assert told == "the service tells sweep (not within 1 s; it has said nothing)"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_service_that_only_says_that_it_has_recovered_is_found_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lies = """
+tell("sweep", "all"), tell("owner_alive", "unseen")
+while True:
+    time.sleep(0.02), tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
+"""
+    told = played(fake(tmp_path, lies), capfd, deadline_s=1)
+    assert told == "the database of killed can be read again (not within 1 s)"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_service_that_deletes_the_journal_is_found_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    deletes = """
+tell("sweep", "all"), tell("owner_alive", "unseen")
+killed = root / "agents" / "killed"
+pid = int((killed / ".writer.pid").read_text())
+while "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
+    time.sleep(0.001)
+(killed / "outbound.db-journal").unlink()
+tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
+time.sleep(60)
+"""
+    told = played(fake(tmp_path, deletes), capfd, deadline_s=1)
+    assert "killed" in told
+    assert "holds what was committed, and nothing else" in told or "can be read again" in told
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_service_that_recovers_without_asking_is_found_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rash = """
+if sys.argv[1] == "run":
+    with sqlite3.connect(root / "agents" / "unseen" / "outbound.db") as unseen:
+        unseen.execute("SELECT count(*) FROM work").fetchone()
+    unseen.close()
+    tell("sweep", "all"), tell("owner_alive", "unseen")
+    killed = root / "agents" / "killed"
+    while True:
+        with sqlite3.connect(killed / "outbound.db", timeout=0.01) as connection:
+            try:
+                connection.execute("SELECT count(*) FROM work").fetchone()
+            except sqlite3.OperationalError:
+                hot = True
+            else:
+                tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
+        connection.close()
+        time.sleep(0.05)
+real()
+"""
+    told = played(fake(tmp_path, rash), capfd, deadline_s=1)
+    assert "unseen" in told
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_an_explanation_that_is_none_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    mute = "sys.exit('cannot say') if sys.argv[1] == 'explain' else real()"
+    told = played(fake(tmp_path, mute), capfd)
+    assert told == "journal-watcher explain answers (cannot say)"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_commit_of_a_neighbour_that_is_lost_is_found_out() -> None:
+    with setting([]) as stage:
+        neighbour = stage.writer("live", commits_per_s=500)
+        wait_until(lambda: neighbour.database.exists() and not neighbour.journal.exists())
+
+        def steal() -> bool:
+            with closing(sqlite3.connect(neighbour.database)) as connection, connection:
+                return connection.execute("DELETE FROM work WHERE step = 2").rowcount == 1
+
+        wait_until(steal)
+        with pytest.raises(NotShownError, match=r"no commit of live is lost \(\d+ were acknowledged, \d+ are there\)"):
+            _commits_of(neighbour)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_commit_of_a_neighbour_that_fails_is_found_out() -> None:
+    with setting([]) as stage:
+        neighbour = stage.writer("live", commits_per_s=500)
+        wait_until(lambda: neighbour.database.exists() and not neighbour.journal.exists())
+        with closing(sqlite3.connect(neighbour.database)) as connection, connection:
+            connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON work BEGIN SELECT raise(ABORT, 'no'); END")
+        with neighbour.database.open("rb") as file:
+            wait_until(lambda: writer_of(file.fileno()) == neighbour.pid)  # it tries
+            wait_until(lambda: writer_of(file.fileno()) is None)
+        with pytest.raises(NotShownError, match="no commit of live fails"):
+            _commits_of(neighbour)
+
+
+# --- one that is cut short ---
+
+
+def test_a_demo_that_is_interrupted_clears_up(temporary: Path) -> None:
+    with ExitStack() as stack:
+        demos = {
+            number: stack.enter_context(started(temporary)) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        for number, demo in demos.items():
+            read_up_to("2.", demo)
+            demo.send_signal(number)
+            demo.send_signal(number)
+        for demo in demos.values():
+            assert demo.stdout is not None
+            rest = demo.stdout.read()
+            assert demo.wait() == 1
+            assert "Interrupted." in rest
+            assert "Traceback" not in rest
+    assert not list(temporary.iterdir())
+    assert not processes_of(temporary)
+
+
+def test_of_a_demo_that_is_killed_nothing_is_left(temporary: Path) -> None:
+    with started(temporary) as demo:
+        read_up_to("1.", demo)
+        assert processes_of(temporary)
+        demo.kill()
+
+
+def test_a_demo_whose_reader_goes_away_clears_up(temporary: Path) -> None:
+    with started(temporary) as demo:
+        assert demo.stdout is not None
+        demo.stdout.readline()
+        demo.stdout.close()
+    assert demo.returncode == 1
+    assert not list(temporary.iterdir())
+    assert not processes_of(temporary)
