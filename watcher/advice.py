@@ -59,6 +59,8 @@ def by_hand(finding: Finding) -> str:
                 f"Put the database back beside it, or, if that is gone for good, delete {journal} yourself. Make no new"
                 " database of this name there before: SQLite would take the journal for its own."
             )
+        case JournalState.HOT:
+            return "Allow a snapshot of that size (recovery.snapshot), or set recovery.snapshot.required to false."
         case JournalState.MALFORMED:
             return (
                 f"Copy both files elsewhere, then have SQLite delete the journal: {roll_back_command(finding)}."

@@ -29,6 +29,7 @@ import apsw
 
 from watcher.names import printable
 from watcher.pinned import Pinned
+from watcher.rights import rights_of
 from watcher.tree import SUFFIX
 
 __all__ = ["NEW_JOURNAL", "Grant", "opened"]
@@ -52,6 +53,7 @@ class Grant:
         database: the database, pinned.
         journal: the journal that was judged, pinned; None where none may be rolled back.
         most_bytes: what the database may grow to.
+        acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
         pages: pages that SQLite says it rolled back (SQLITE_NOTICE_RECOVER_ROLLBACK); None where it said nothing.
         finished_journal: our open has deleted, truncated or zeroed the journal.
         has_written: our open has begun to write the database.
@@ -64,6 +66,7 @@ class Grant:
     database: Pinned
     journal: Pinned | None = None
     most_bytes: int = 0
+    acts_as: int | None = None
     pages: int | None = None
     finished_journal: bool = False
     has_written: bool = False
@@ -127,10 +130,9 @@ def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.
 
     Raises:
         apsw.Error: SQLite cannot open it.
+        RightsError: the kernel does not let us act as that user.
     """
-    assert _of_thread.grant is None
-    _of_thread.grant = grant
-    try:
+    with _granted(grant), rights_of(grant.acts_as):
         connection = apsw.Connection(grant.alias, flags=flags, vfs=VFS_NAME, statementcachesize=0)
         try:
             connection.set_busy_timeout(round(busy_timeout_s * 1000))
@@ -141,6 +143,14 @@ def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.
             yield connection
         finally:
             connection.close(True)
+
+
+@contextmanager
+def _granted(grant: Grant) -> Iterator[None]:
+    assert _of_thread.grant is None
+    _of_thread.grant = grant
+    try:
+        yield
     finally:
         _of_thread.grant = None
 

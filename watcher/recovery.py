@@ -147,11 +147,12 @@ class Recovery:
             return _ended(record, Outcome.FAILED, since, str(error), warnings=warnings)
         if not rolled.found_something:
             return self._without_doing(record, Outcome.CLEAN, since, None, warnings)
-        return self._read_back(pair, replace(record, pages=rolled.pages), rolled, since, warnings)
+        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since, warnings)
 
     def _read_back(
         self,
         pair: Pair,
+        look: Look,
         record: Record,
         rolled: rollback.Rolled,
         since: float,
@@ -165,7 +166,7 @@ class Recovery:
             note = "not verified: its header says WAL, which wants shared memory beside it"
         else:
             try:
-                rollback.read_back(pair)
+                rollback.read_back(pair, look)
             except rollback.BusyError as error:
                 note = f"not verified: {error}"
             except rollback.CorruptError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from watcher.look import Look, Pair
 from watcher.names import clipped
 from watcher.narrow import NEW_JOURNAL, Grant, opened
 from watcher.pinned import LookAgainError, Pinned
+from watcher.rights import RightsError
 from watcher.tree import UnsafeError
 
 __all__ = ["BusyError", "CorruptError", "RollbackError", "Rolled", "read_back", "reading", "roll_back"]
@@ -84,11 +86,14 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
         pair.pinned_database,
         pair.pinned_journal,
         most_bytes=look.database.size_bytes + look.journal.size_bytes,
+        acts_as=_whose_rights(pair, look),
     )
     try:
         _read_version(grant, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
     except (apsw.BusyError, apsw.LockedError) as error:
         raise BusyError("another connection holds a lock on it") from error
+    except RightsError as error:
+        raise RollbackError(str(error)) from error
     except apsw.ReadOnlyError as error:
         raise RollbackError(f"we may not write it (uid {os.geteuid()}): {error}", began=grant.has_written) from error
     except apsw.CantOpenError as error:
@@ -105,11 +110,12 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
     return Rolled(grant.pages, grant.finished_journal, is_wal=False)
 
 
-def read_back(pair: Pair) -> None:
+def read_back(pair: Pair, look: Look) -> None:
     """Open the recovered database read-only and read its schema version, as a host's poll would.
 
     Args:
-        pair: held by this thread; its last look has met the database.
+        pair: held by this thread.
+        look: the pair's last: the one that was rolled back.
 
     Raises:
         BusyError: a writer is at it again, so it can be read.
@@ -117,13 +123,15 @@ def read_back(pair: Pair) -> None:
         RollbackError: anything else that SQLite says.
         OSError: the file system fails.
     """
-    grant = Grant(pair.directory_fd, pair.path, pair.pinned_database)
+    grant = Grant(pair.directory_fd, pair.path, pair.pinned_database, acts_as=_whose_rights(pair, look))
     try:
         _read_version(grant, apsw.SQLITE_OPEN_READONLY, busy_timeout_s=0.0)
     except (apsw.BusyError, apsw.LockedError) as error:
         raise BusyError("another connection holds a lock on it") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise CorruptError(_words(error)) from error
+    except RightsError as error:
+        raise RollbackError(str(error)) from error
     except apsw.Error as error:
         if grant.refused == NEW_JOURNAL:
             raise BusyError(grant.refused) from error
@@ -149,6 +157,23 @@ def _read_version(grant: Grant, flags: int, busy_timeout_s: float) -> None:
     with opened(grant, flags, busy_timeout_s=busy_timeout_s) as connection:
         # Takes the SHARED lock, before which SQLite rolls a hot journal back, and parses no schema.
         connection.pragma("schema_version")
+
+
+def _whose_rights(pair: Pair, look: Look) -> int | None:
+    """The user with whose file-system rights the database is recovered; None: with our own.
+
+    We change only where we are root, and only where database, journal and directory belong to one user who is not:
+    then that user's rights suffice for all that SQLite does. Where they belong to several (a host that makes the
+    directories, a writer that is root without CAP_CHOWN), nobody's rights but root's are certain to suffice, and to
+    refuse would leave honest installations unrecovered. Nothing is lost by it: an agent who can make them differ by
+    chown is root of the host's files already, and a journal whose owner may not write the database is refused.
+    """
+    assert look.database is not None
+    assert look.journal is not None
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return None
+    owners = {look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid}
+    return owners.pop() or None if len(owners) == 1 else None
 
 
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:

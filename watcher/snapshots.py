@@ -13,14 +13,16 @@ import os
 import re
 import shutil
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from watcher.look import Look, LookAgainError, Pair
+from watcher.names import printable
 from watcher.settings import SnapshotSettings
-from watcher.tree import Gone, UnsafeError
+from watcher.tree import UnsafeError
 
 __all__ = ["SnapshotError", "SnapshotSkipped", "Snapshots"]
 
@@ -29,7 +31,14 @@ _CHUNK_BYTES = 1 << 20
 _FREE_SHARE = 0.05
 _SESSION_SHARE = 0.25
 _KEEP_CORRUPT = 3
+_MOST_KEPT = 10_000
+"""Of tiny pairs `max_total` holds so many that the inodes of the disk, and our memory, would be gone first."""
+_OVERHEAD_BYTES = 16_384
+"""What a snapshot takes on the disk beside its bytes: a directory, and two files that fill their last block in part."""
 _CORRUPT = ".corrupt"
+_UNFINISHED = ".unfinished"
+_LEFT_BEHIND_S = 3600.0
+"""An unfinished one that is older was left by a process that was killed."""
 
 
 class SnapshotError(Exception):
@@ -40,13 +49,23 @@ class SnapshotSkipped(SnapshotError):  # noqa: N818 - a rule, not a failure
     """The settings, or the space that is left, allow no copy of this size."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(slots=True)
 class _Kept:
-    """A snapshot on the disk; they order by age."""
+    """A snapshot on the disk.
 
-    stamp: str
+    Attributes:
+        size_bytes: what it takes there.
+        is_being_made: by some thread at this moment: it counts, and nobody takes it away.
+    """
+
     path: str
     size_bytes: int
+    is_being_made: bool = False
+
+    @property
+    def stamp(self) -> str:
+        """They order by age, by this."""
+        return os.path.basename(self.path)
 
     @property
     def database(self) -> str:
@@ -65,6 +84,9 @@ class Snapshots:
     """The snapshots of one installation. May be used by several threads; only this process prunes while it runs, and
     what another one (`recover`, by hand) adds or takes away meanwhile is met at the next start.
 
+    They are kept by session: the directory that a layout names, or without one the topmost directory below the root,
+    since a process that can make directories has as many below its own as it likes.
+
     Args:
         directory: where they are kept; it is made when the first one is.
     """
@@ -78,9 +100,8 @@ class Snapshots:
 
     def obstacle(self, look: Look) -> str | None:
         """Why the settings would allow no snapshot of this pair, whatever the disk holds; None where they do."""
-        database_bytes = 0 if look.database is None else look.database.size_bytes
         try:
-            self._check_size(look.size_bytes + database_bytes)
+            self._check_size(_size_bytes(look))
         except SnapshotSkipped as skipped:
             return str(skipped)
         return None
@@ -88,36 +109,33 @@ class Snapshots:
     def take(self, pair: Pair, look: Look) -> str:
         """Copy the pair. No SQLite connection of this process is on its database.
 
+        Args:
+            look: the pair's last.
+
         Returns:
             The snapshot's path.
 
         Raises:
-            SnapshotSkipped: it is larger than `max_size`, or than what `max_total` and the disk leave.
-            SnapshotError: the copy failed; nothing of it is left.
+            SnapshotSkipped: the settings allow none of its size.
+            SnapshotError: the copy failed, or the disk would be too full; nothing of it is left.
         """
         assert look.journal is not None
         assert look.database is not None
-        size_bytes = look.journal.size_bytes + look.database.size_bytes
-        self._check_size(size_bytes)
-        with self._lock:
-            self._count = (self._count + 1) % 1_000_000
-            stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}-{self._count:06d}"
-        home = os.path.join(self._directory, _slug(pair.place.directory or "."), _slug(pair.place.name))
-        path = os.path.join(home, stamp)
+        self._check_size(_size_bytes(look))
         try:
-            self._make_room(size_bytes, os.path.dirname(home))
-            os.makedirs(path, mode=0o700)
+            kept = self._begin(pair, _size_bytes(look) + _OVERHEAD_BYTES)
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
             with pair.database_readable() as database:
-                _copy(database, os.path.join(path, "database"), look.database.size_bytes)
+                _copy(database, os.path.join(kept.path, "database"), look.database.size_bytes)
             with pair.pinned_journal.readable() as journal:
-                _copy(journal, os.path.join(path, "database-journal"), look.journal.size_bytes)
-        except (OSError, Gone, LookAgainError, UnsafeError) as error:
-            shutil.rmtree(path, ignore_errors=True)
-            raise SnapshotError(f"no snapshot in {self._directory}: {_words(error)}") from error
-        with self._lock:
-            self._index().append(_Kept(stamp, path, size_bytes))
-            self._prune(home)
-        return path
+                _copy(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
+            return self._finish(kept)
+        except (OSError, LookAgainError, UnsafeError) as error:
+            with self._lock:
+                self._remove([kept])
+            raise self._failed(error) from error
 
     def drop(self, path: str) -> None:
         """Forget a snapshot after which nothing was done."""
@@ -136,8 +154,9 @@ class Snapshots:
                 os.rename(path, path + _CORRUPT)
             except OSError as error:
                 raise SnapshotError(f"{path}: {_words(error)}") from error
-            index = self._index()
-            index[:] = [_Kept(e.stamp, e.path + _CORRUPT, e.size_bytes) if e.path == path else e for e in index]
+            for each in self._index():
+                if each.path == path:
+                    each.path = path + _CORRUPT
             self._prune(os.path.dirname(path))
         return path + _CORRUPT
 
@@ -162,39 +181,71 @@ class Snapshots:
         if size_bytes > settings.max_size:
             raise SnapshotSkipped(f"{size_bytes} bytes are more than recovery.snapshot.max_size ({settings.max_size})")
         share = int(settings.max_total * _SESSION_SHARE)
-        if size_bytes > share:
+        if size_bytes + _OVERHEAD_BYTES > share:
             raise SnapshotSkipped(
                 f"{size_bytes} bytes are more than a quarter of recovery.snapshot.max_total ({share})"
             )
 
+    def _begin(self, pair: Pair, size_bytes: int) -> _Kept:
+        """Make room for a new snapshot, and count it from now on."""
+        place = pair.place
+        parts = place.parts if pair.session else place.parts[:1]
+        session = "/".join(parts)
+        database = place.relative[len(session) :].lstrip("/")
+        _make_private(self._directory, os.path.dirname(self._directory))
+        with self._lock:
+            home = os.path.join(self._directory, _slug(session or "."), _slug(database))
+            self._make_room(size_bytes, os.path.dirname(home))
+            self._count = (self._count + 1) % 1_000_000
+            stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}-{self._count:06d}"
+            kept = _Kept(os.path.join(home, stamp + _UNFINISHED), size_bytes, is_being_made=True)
+            _make_private(kept.path, self._directory)
+            self._index().append(kept)
+        return kept
+
+    def _finish(self, kept: _Kept) -> str:
+        with self._lock:
+            finished = kept.path.removesuffix(_UNFINISHED)
+            os.rename(kept.path, finished)
+            kept.path, kept.is_being_made = finished, False
+            self._prune(kept.database, spare=kept)
+        return finished
+
     def _make_room(self, size_bytes: int, session: str) -> None:
         """Let the oldest go until the new one fits into `max_total`, and into the quarter of it which a session has."""
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        with self._lock:
-            index = self._index()
-            share = int(self._settings.max_total * _SESSION_SHARE)
-            self._shrink([each for each in index if each.session == session], share - size_bytes)
-            self._shrink(index, self._settings.max_total - size_bytes)
+        index = self._index()
+        most = self._settings.max_total
+        of_session = [each for each in index if each.session == session]
+        self._shrink(of_session, int(most * _SESSION_SHARE) - size_bytes, int(_MOST_KEPT * _SESSION_SHARE) - 1)
+        self._shrink(index, most - size_bytes, _MOST_KEPT - 1)
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize - size_bytes < disk.f_blocks * disk.f_frsize * _FREE_SHARE:
             raise OSError(errno.ENOSPC, f"less than {_FREE_SHARE:.0%} of the disk would stay free")
 
-    def _shrink(self, among: list[_Kept], most_bytes: int) -> None:
-        excess = sum(each.size_bytes for each in among) - most_bytes
+    def _shrink(self, among: list[_Kept], most_bytes: int, most: int) -> None:
+        excess_bytes = sum(each.size_bytes for each in among) - most_bytes
+        excess = len(among) - most
         victims = []
-        for each in sorted(among, key=lambda kept: (kept.is_of_corrupt, kept.stamp)):
-            if excess <= 0:
+        for each in sorted(among, key=_worth):
+            if excess_bytes <= 0 and excess <= 0:
                 break
-            victims.append(each)
-            excess -= each.size_bytes
+            if not each.is_being_made:
+                victims.append(each)
+                excess_bytes -= each.size_bytes
+                excess -= 1
         self._remove(victims)
 
-    def _prune(self, database: str) -> None:
-        """Leave the newest `keep` of a database, and the newest three of its corrupt ones."""
-        of_it = sorted(each for each in self._index() if each.database == database)
+    def _prune(self, database: str, spare: _Kept | None = None) -> None:
+        """Leave the newest `keep` of a database, and the newest three of its corrupt ones.
+
+        Args:
+            spare: the one that was just made, which a clock that was set back makes look old.
+        """
+        of_it = sorted((e for e in self._index() if e.database == database and not e.is_being_made), key=_worth)
         corrupt = [each for each in of_it if each.is_of_corrupt]
         others = [each for each in of_it if not each.is_of_corrupt]
-        self._remove(corrupt[:-_KEEP_CORRUPT] + others[: max(0, len(others) - self._settings.keep)])
+        victims = corrupt[:-_KEEP_CORRUPT] + others[: max(0, len(others) - self._settings.keep)]
+        self._remove([each for each in victims if each is not spare])
 
     def _remove(self, victims: list[_Kept]) -> None:
         if not victims:
@@ -211,16 +262,41 @@ class Snapshots:
     def _index(self) -> list[_Kept]:
         """The snapshots there are; the caller holds the lock."""
         if self._kept is None:
-            self._kept = sorted(self._read_index())
+            self._kept = sorted(self._read_index(), key=_worth)
         return self._kept
 
     def _read_index(self) -> list[_Kept]:
         found = []
         for path in Path(self._directory).glob("*/*/*"):
-            with suppress(OSError):
+            with suppress(OSError):  # another process of ours has just pruned it
+                if path.name.endswith(_UNFINISHED) and time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
+                    shutil.rmtree(path)
+                    continue
                 size_bytes = sum(file.stat().st_size for file in path.iterdir())
-                found.append(_Kept(path.name, os.fspath(path), size_bytes))
+                found.append(_Kept(os.fspath(path), size_bytes + _OVERHEAD_BYTES))
         return found
+
+    def _failed(self, error: Exception) -> SnapshotError:
+        return SnapshotError(f"no snapshot in {printable(self._directory)}: {_words(error)}")
+
+
+def _worth(kept: _Kept) -> tuple[bool, str]:
+    """In which order they go: the oldest first, those of corrupt databases last."""
+    return kept.is_of_corrupt, kept.stamp
+
+
+def _size_bytes(look: Look) -> int:
+    database_bytes = 0 if look.database is None else look.database.size_bytes
+    return look.size_bytes + database_bytes
+
+
+def _make_private(path: str, below: str) -> None:
+    """Make a directory, and those on the way to it from `below`, for us alone."""
+    for part in reversed(Path(path).relative_to(below).parents[:-1]):
+        with suppress(FileExistsError):
+            os.mkdir(os.path.join(below, part), 0o700)
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
 
 
 def _slug(name: str) -> str:
@@ -237,8 +313,10 @@ def _copy(source: int, path: str, size_bytes: int) -> None:
     """Copy a file of this size into a new one, by sharing its extents where the file system can."""
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(OSError):
-            fcntl.ioctl(target, _FICLONE, source)
+        if _shares_extents(target, source):
+            # It copies the whole of a file that may have grown since it was judged.
+            if os.fstat(target).st_size != size_bytes:
+                raise LookAgainError("it was changed while it was copied")
             return
         offset = 0
         while offset < size_bytes:
@@ -251,3 +329,10 @@ def _copy(source: int, path: str, size_bytes: int) -> None:
                 view, offset = view[written:], offset + written
     finally:
         os.close(target)
+
+
+def _shares_extents(target: int, source: int) -> bool:
+    with suppress(OSError):  # another file system, or one that cannot
+        fcntl.ioctl(target, _FICLONE, source)
+        return True
+    return False
