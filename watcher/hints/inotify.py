@@ -1,9 +1,8 @@
 """An emitter of our own on Linux: one inotify descriptor for the whole tree, and next to no work for a live writer.
 
 A commit in DELETE mode closes the journal and deletes it some ten microseconds later; a death closes it, and no delete
-follows. So a close is held back until one more read has brought no delete for it. When it is quiet that read comes
-after a fraction of a millisecond; under load events are let gather for some milliseconds, and most closes meet their
-delete in the same read.
+follows. So a close is held back until one more read has brought no delete for it: a fraction of a millisecond when it
+is quiet. Under load events are let gather for some milliseconds, and most closes meet their delete in the same read.
 """
 
 from __future__ import annotations
@@ -19,53 +18,27 @@ from watchdog.utils import Seconds
 
 from watcher.hints.emitter import HintEmitter
 from watcher.hints.inotify_directories import Directories
-from watcher.hints.inotify_events import GULP_BYTES, Closed, In, Inotify, sift
+from watcher.hints.inotify_events import GULP_BYTES, Closed, DirectoryEvent, In, Inotify, sift
 from watcher.hints.trouble import Sink, Trouble
 from watcher.tree import Tree
 
-__all__ = ["InotifyEmitter", "Pace"]
+__all__ = ["InotifyEmitter"]
 
 _LINGER_S = 0.0002
 """How long a close waits for its delete when it is quiet: about ten times what lies between the two."""
+_GATHER_S = 0.004
+"""How long events are let gather under load. A timer costs as much CPU as to be woken up, so it pays only where it
+brings several commits together."""
+_BUSY_WAKES, _BUSY_WITHIN_S = 32, 0.045
+"""Being woken up so often within such a time is load: some 700 commits a second."""
+_BUSY_BYTES, _QUIET_BYTES = 2048, 200
+"""A read that brings so much is load, too; one that brings so little, after events were let gather, ends it."""
+_CONTENDED_S, _CONTENDED_PAUSE_S = 0.001, 2.0
+"""To yield the processor and get it back only after so long: others want it, and for a while we keep it."""
 _STEPS = 64
 """Directories that are settled between two reads: under a millisecond."""
 _OVERFLOW_PAUSE_S = 1.0
 """Between two rebuilds, where the queue overflows again and again."""
-
-
-class Pace:
-    """How long to let events gather before they are read.
-
-    Nothing when it is quiet. Under load about as long as lets a hundred events come together, but no longer than a
-    recovery can wait, and no longer than fills half a gulp: the kernel's queue must never run full meanwhile.
-    """
-
-    LONGEST_S = 0.004
-    _SMOOTHED_OVER_S = 0.05
-    _SECONDS_PER_BYTE_A_SECOND = 2e-8
-    _SHORTEST_S = 0.0003
-
-    def __init__(self) -> None:
-        self.gather_s = 0.0
-        self._bytes_per_s = 0.0
-        self._last = 0.0
-
-    def note(self, size_bytes: int, now: float) -> None:
-        """A read has brought so much.
-
-        Args:
-            size_bytes: of the events.
-            now: by the monotonic clock.
-        """
-        elapsed = max(now - self._last, 1e-6)
-        self._last = now
-        self._bytes_per_s += (size_bytes / elapsed - self._bytes_per_s) * min(1.0, elapsed / self._SMOOTHED_OVER_S)
-        gather = min(self.LONGEST_S, self._bytes_per_s * self._SECONDS_PER_BYTE_A_SECOND)
-        if size_bytes > GULP_BYTES // 2:
-            gather = 0.0
-        elif self._bytes_per_s:
-            gather = min(gather, GULP_BYTES / 2 / self._bytes_per_s)
-        self.gather_s = gather if gather >= self._SHORTEST_S else 0.0
 
 
 class InotifyEmitter(HintEmitter):
@@ -84,7 +57,9 @@ class InotifyEmitter(HintEmitter):
         self._watches = Directories(tree, self._inotify, sink)
         self._closed: Closed = {}
         self._turn = 0
-        self._pace = Pace()
+        self._gathers = False
+        self._is_full = False
+        self._yields_from = 0.0
         self._overflowed = False
         self._verify_at = 0.0
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -100,20 +75,67 @@ class InotifyEmitter(HintEmitter):
 
     def queue_events(self, timeout: Seconds) -> None:  # noqa: ARG002 - it is a poller's; here the kernel wakes us
         """One turn: wait, read, and pass on what has outlived a turn."""
-        if not self._await():
-            return
-        gulp = self._inotify.read()
-        now = time.monotonic()
+        watches = self._watches
         self._turn += 1
-        if gulp:
-            for event in sift(gulp, self._closed, self._turn):
-                if event.mask & In.Q_OVERFLOW:
-                    self._overflowed = True
-                else:
-                    self._watches.note(event)
-        self._pace.note(len(gulp), now)
+        if self._closed or self._gathers or watches.busy:
+            self._pause()
+            gulp = self._inotify.read()
+            about_directories = sift(gulp, self._closed, self._turn)
+            self._gathers = self._is_full or len(gulp) >= (_QUIET_BYTES if self._gathers else _BUSY_BYTES)
+            self._is_full = len(gulp) > GULP_BYTES // 2
+        else:
+            about_directories = self._rest()
+        if not self.should_keep_running():
+            return
+        for event in about_directories:
+            if event.mask & In.Q_OVERFLOW:
+                self._overflowed = True
+            else:
+                watches.note(event)
         if self._closed:
             self._pass_on()
+        self._see_to_directories(time.monotonic())
+
+    def _rest(self) -> list[DirectoryEvent]:
+        """Read while there is nothing to do but that: no event about a directory, no close without its delete.
+
+        This is all that a commit costs when it is quiet, and each line of it shows: between two commits the processor
+        has forgotten our code and data, and a wake-up costs it more than the work.
+        """
+        poll, read = self._poll.poll, os.read
+        descriptor, closed, turn = self._inotify.fileno(), self._closed, self._turn
+        wakes, since = 0, time.monotonic()
+        timeout_ms = self._milliseconds_to_a_timer(since)
+        while True:
+            poll(timeout_ms)
+            woken = now = time.monotonic()
+            if woken >= self._yields_from:
+                os.sched_yield()  # our waking up may have interrupted the writer between its close and its delete
+                now = time.monotonic()
+                if now - woken > _CONTENDED_S:
+                    self._yields_from = now + _CONTENDED_PAUSE_S
+            try:
+                gulp = read(descriptor, GULP_BYTES)
+            except BlockingIOError:  # it was `stop`, or the timer
+                return []
+            about_directories = sift(gulp, closed, turn)
+            wakes += 1
+            self._gathers = len(gulp) >= _BUSY_BYTES or (wakes == _BUSY_WAKES and now - since < _BUSY_WITHIN_S)
+            if closed or about_directories or self._gathers or wakes == _BUSY_WAKES:
+                return about_directories
+
+    def _milliseconds_to_a_timer(self, now: float) -> float | None:
+        """None, for ever, unless something is missing or an overflow was answered a moment ago."""
+        timers = [self._watches.retry_at, self._verify_at if self._overflowed else None]
+        due = min((timer for timer in timers if timer is not None), default=None)
+        return None if due is None else max(0.0, due - now) * 1000 + 1
+
+    def _pause(self) -> None:
+        """Let events gather, or a close's delete come; not while there is other work, or the queue is filling up."""
+        if not (self._watches.busy or self._is_full):
+            time.sleep(_GATHER_S if self._gathers else _LINGER_S)
+
+    def _see_to_directories(self, now: float) -> None:
         if self._overflowed and now >= self._verify_at:
             self._overflowed = False
             self._verify_at = now + _OVERFLOW_PAUSE_S
@@ -126,25 +148,6 @@ class InotifyEmitter(HintEmitter):
         self.directories = self._watches.watched
         self.missed = self._watches.missed
         self.ready = self._watches.ready
-
-    def _await(self) -> bool:
-        """Wait until there may be something to do; False where it is time to stop."""
-        gather_s = self._pace.gather_s
-        if not (self._closed or self._watches.busy):
-            self._poll.poll(self._milliseconds_to_a_timer())
-        elif not self._watches.busy:
-            gather_s = max(gather_s, _LINGER_S)
-        else:
-            gather_s = 0.0
-        if gather_s:
-            time.sleep(gather_s)
-        return self.should_keep_running()
-
-    def _milliseconds_to_a_timer(self) -> float | None:
-        """None, for ever, unless something is missing or has overflowed a moment ago."""
-        timers = [self._watches.retry_at, self._verify_at if self._overflowed else None]
-        due = min((timer for timer in timers if timer is not None), default=None)
-        return None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
 
     def _pass_on(self) -> None:
         survivors = [key for key, turn in self._closed.items() if turn < self._turn]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from enum import IntFlag
-from struct import Struct
+from struct import Struct, iter_unpack
 from typing import NamedTuple
 
 __all__ = ["GULP_BYTES", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
@@ -50,6 +51,7 @@ kernel hands it over, with the number of the gulp that told it first."""
 
 _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
+_LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
 _ENDS_AS_JOURNAL = b"-journal\0"
 
 # Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
@@ -62,30 +64,51 @@ _BEYOND_FILES = int(In.DELETE_SELF)
 def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
     """Keep what matters of a gulp: the journals in `closed`, everything about directories in the list returned.
 
-    A name holds no NUL and is padded with at least one (`copy_event_to_user`), so the suffix is found without cutting
-    the padding off, and the padded name serves as a key: a name's padding is always the same.
+    Busy writers say the same again and again, byte for byte. Of events that are alike only the last one counts: a
+    journal is closed or gone by what came last, and a directory is gone to see once.
 
     Args:
         gulp: whole events, as read(2) gives them.
         closed: brought up to date in place.
         turn: the number of this gulp.
     """
+    if not gulp:
+        return []
+    last = _last_of_each(gulp)
     about_directories: list[DirectoryEvent] = []
-    unpack = _HEADER.unpack_from
+    for event in sorted(last, key=last.__getitem__):
+        wd, mask, _, _ = _HEADER.unpack_from(event)
+        if mask >= _BEYOND_FILES:
+            about_directories.append(DirectoryEvent(wd, mask, event[_HEADER_BYTES:].rstrip(b"\0")))
+        elif mask & _CLOSED_OR_MOVED_IN:
+            # A name holds no NUL and is padded with at least one (`copy_event_to_user`), always with as many.
+            if _ENDS_AS_JOURNAL in event:
+                closed.setdefault((wd, event[_HEADER_BYTES:]), turn)
+        elif closed and mask & _GONE:
+            closed.pop((wd, event[_HEADER_BYTES:]), None)
+    return about_directories
+
+
+def _last_of_each(gulp: bytes) -> dict[bytes, int]:
+    """The events that differ, each with a number that grows with the place where it stood last."""
+    size = _size_at(gulp, 0)
+    number, rest = divmod(len(gulp), size)
+    low, high = gulp[_LENGTH_LOW::size], gulp[_LENGTH_HIGH::size]
+    if not rest and low == low[:1] * number and high == high[:1] * number:
+        # All are as long as the first (so, one after the other, these bytes were their lengths): the work is done in C.
+        return dict(zip((event for (event,) in iter_unpack(f"{size}s", gulp)), range(number), strict=True))
+    last: dict[bytes, int] = {}
     offset, end = 0, len(gulp)
     while offset < end:
-        wd, mask, _, length = unpack(gulp, offset)
-        start = offset + _HEADER_BYTES
-        offset = start + length
-        if mask >= _BEYOND_FILES:
-            about_directories.append(DirectoryEvent(wd, mask, gulp[start:offset].rstrip(b"\0")))
-        elif mask & _CLOSED_OR_MOVED_IN:
-            name = gulp[start:offset]
-            if _ENDS_AS_JOURNAL in name:
-                closed.setdefault((wd, name), turn)
-        elif closed and mask & _GONE:
-            closed.pop((wd, gulp[start:offset]), None)
-    return about_directories
+        start = offset
+        offset += _size_at(gulp, start)
+        last[gulp[start:offset]] = start
+    return last
+
+
+def _size_at(gulp: bytes, start: int) -> int:
+    """The length of a name with its padding takes two of the four bytes: NAME_MAX is 255."""
+    return _HEADER_BYTES + (gulp[start + _LENGTH_LOW] | gulp[start + _LENGTH_HIGH] << 8)
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
