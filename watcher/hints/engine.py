@@ -29,6 +29,7 @@ Wake = Callable[[Concerned | None, tuple[float, ...]], None]
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _STEADY_S = 10.0
+_STOP_S = 0.9
 _AT_ONCE = (0.0,)
 # The engine's list says `running` for 5 to 15 ms after it has sent `die`, and longer under load.
 _AFTER_DEATH = (0.0, 0.005, 0.015, 0.05, 0.2)
@@ -60,13 +61,14 @@ class EngineHints:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop and join, within a second also while the engine hangs."""
+        """Stop and join, within a second also while the engine hangs: a request that it leaves without an answer then
+        ends at its own time-out, and the thread with it, without another hint."""
         self._stopping.set()
         with self._lock:
             if self._stream is not None:
                 self._stream.close()
         if self._thread.is_alive():
-            self._thread.join(1.0)
+            self._thread.join(_STOP_S)
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE_S

@@ -104,6 +104,7 @@ class Engine:
         self._turn = threading.Condition()
         # All of these under `_turn`:
         self._connection: Connection | None = None
+        self._address = engine  # written under `_connecting`
         self._asking = False
         self._listing: Listing | None = None
         self._outdated_at: float | None = None  # by time.monotonic: the last event; None: nobody follows them
@@ -196,9 +197,8 @@ class Engine:
 
     @property
     def address(self) -> str:
-        """Where it was found; before it ever answered, what the settings say."""
-        connection = self._connection
-        return self.engine if connection is None else connection.address
+        """Where it was last looked for; before that, what the settings say."""
+        return self._address
 
     def volume(self, name: str) -> Volume | None:
         """A named volume; the engine is asked when the name is new. None where there is none of this name.
@@ -268,8 +268,9 @@ class Engine:
         try:
             if self._connection is None:
                 # The SDK takes a tenth of a second to import: only who asks an engine pays for it.
-                from watcher.owner.engine_api import Connection  # noqa: PLC0415
+                from watcher.owner.engine_api import Connection, address_of  # noqa: PLC0415
 
+                self._address = address_of(self.engine)
                 self._connection = Connection(self.engine, self.timeout, patience)
             return self._connection
         finally:
