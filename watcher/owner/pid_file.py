@@ -6,9 +6,11 @@ bytes, and believed only as far as a live process bears it out.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from watcher.names import printable
@@ -16,6 +18,7 @@ from watcher.owner.clock import WallClock
 from watcher.owner.processes import process_of
 from watcher.owner.testimony import Answer, Evidence, Subject
 from watcher.settings import expand
+from watcher.tree import O_PATH, kind_of
 
 __all__ = ["PidFileProbe"]
 
@@ -23,6 +26,12 @@ _MAX_BYTES = 512
 _MAX_PID = 2**31 - 1
 _TOLERANCE_NS = 2_000_000_000
 """A pid file is written a moment after its process starts; file and start are stamped by different clocks."""
+
+_PASS_THROUGH = (O_PATH or os.O_RDONLY) | os.O_DIRECTORY
+
+_NO_FILE = {errno.ENOENT, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM}
+"""There is none, or none for us. Whatever else keeps us from reading it (no descriptor left, a disk that fails) says
+nothing about the writer, and must not pass for the silence of a writer that leaves no pid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ class _NoPidFileError(Exception):
 
 
 class _NoPidError(Exception):
-    """What is there is no pid."""
+    """What is there is no pid, or cannot be told."""
 
 
 class PidFileProbe:
@@ -86,30 +95,47 @@ class PidFileProbe:
 
 def _read(path: str, directory_fd: int) -> _Written:
     """Read and parse a pid file without ever blocking, and without following a link below the root."""
-    *directories, name = path.split("/") if not os.path.isabs(path) else (os.path.dirname(path), os.path.basename(path))
-    below = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if os.path.isabs(path) else os.O_NOFOLLOW)
-    opened: list[int] = []
-    at = directory_fd
     try:
-        for directory in directories:
-            at = os.open(directory, below, dir_fd=at)
-            opened.append(at)
-        kind = os.stat(name, dir_fd=at, follow_symlinks=False)
-        if not stat.S_ISREG(kind.st_mode):
-            raise _NoPidError("not a plain file")
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        opened.append(descriptor)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise _NoPidError("not a plain file")
-        content = os.read(descriptor, _MAX_BYTES + 1)
+        with ExitStack() as opened:
+            return _read_in(path, directory_fd, opened)
     except OSError as error:
-        raise _NoPidFileError((error.strerror or "cannot be read").lower()) from error
-    finally:
-        for descriptor in reversed(opened):
-            os.close(descriptor)
-    pid, start_ticks = _parse(content)
+        why = (error.strerror or "cannot be read").lower()
+        if error.errno in _NO_FILE:
+            raise _NoPidFileError(why) from error
+        raise _NoPidError(why) from error
+
+
+def _read_in(path: str, directory_fd: int, opened: ExitStack) -> _Written:
+    def enter(name: str, flags: int, at: int) -> int:
+        descriptor = os.open(name, flags | os.O_CLOEXEC, dir_fd=at)
+        opened.callback(os.close, descriptor)
+        return descriptor
+
+    directory, _, name = path.rpartition("/")
+    at = directory_fd
+    if path.startswith("/"):
+        at = enter(directory or "/", _PASS_THROUGH, at)
+    else:
+        for part in directory.split("/") if directory else ():
+            if part == "..":  # a session called so; the settings allow none
+                raise _NoPidError("above the database's directory")
+            at = enter(part, _PASS_THROUGH | os.O_NOFOLLOW, at)
+    if O_PATH:  # it is looked at before it is opened: a device or a FIFO notices nothing
+        pinned = enter(name, O_PATH | os.O_NOFOLLOW, at)
+        _require_plain(os.fstat(pinned))
+        descriptor = enter(f"/proc/self/fd/{pinned}", os.O_RDONLY | os.O_NONBLOCK, at)
+    else:
+        _require_plain(os.stat(name, dir_fd=at, follow_symlinks=False))
+        descriptor = enter(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, at)
+    status = os.fstat(descriptor)
+    _require_plain(status)
+    pid, start_ticks = _parse(os.read(descriptor, _MAX_BYTES + 1))
     return _Written(pid, start_ticks, status.st_mtime_ns)
+
+
+def _require_plain(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise _NoPidError(f"{kind_of(status.st_mode)}, not a plain file")
 
 
 def _parse(content: bytes) -> tuple[int, int | None]:

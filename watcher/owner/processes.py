@@ -29,7 +29,8 @@ class Process:
 
 def process_of(pid: int) -> Process | None:
     """The process of this pid in our own pid namespace; None where there is none, or only a zombie: it has let go of
-    its locks and files, and waits for nothing but its parent.
+    its locks and files, and waits for nothing but its parent. (A process whose first thread alone has ended looks like
+    one, and lives: its other threads hold locks and files.)
 
     Raises:
         PermissionError: it runs, and the system tells us no more of it.
@@ -39,15 +40,15 @@ def process_of(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             line = stat.read(4096)
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         if _exists(pid):  # /proc is mounted with hidepid
-            raise PermissionError(f"/proc tells nothing of pid {pid}") from None
+            raise PermissionError(f"/proc tells us nothing of pid {pid}") from None
         return None
     # The second field is the command in parentheses, and may itself hold anything: count from the last parenthesis.
     fields = line.rpartition(b")")[2].split()
-    if fields[0] in {b"Z", b"X", b"x"}:
+    state, threads, ticks = fields[0], int(fields[17]), int(fields[19])
+    if state in {b"X", b"x"} or (state == b"Z" and threads <= 1):
         return None
-    ticks = int(fields[19])
     return Process(ticks, boot_time_ns() + ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")))
 
 
@@ -60,7 +61,7 @@ def _by_psutil(pid: int) -> Process | None:
     except psutil.NoSuchProcess:
         return None
     except psutil.AccessDenied as error:
-        raise PermissionError(f"the system tells nothing of pid {pid}") from error
+        raise PermissionError(f"the system tells us nothing of pid {pid}") from error
 
 
 def _exists(pid: int) -> bool:
