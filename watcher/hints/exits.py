@@ -7,6 +7,7 @@ files are gone by then. Where there are no pidfds (macOS), the reconciler's slow
 from __future__ import annotations
 
 import os
+import resource
 import select
 import threading
 from collections.abc import Callable
@@ -19,6 +20,11 @@ __all__ = ["Exits"]
 
 MOST_PROCESSES = 1000
 """More are not watched at once; they are looked at again slowly, like all that wait."""
+
+
+def _most_processes() -> int:
+    """Nor may they take the descriptors that a recovery needs."""
+    return min(MOST_PROCESSES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class Exits:
@@ -73,7 +79,7 @@ class Exits:
             if pid in self._descriptors:
                 self._places[pid].add(place)
                 return
-            if len(self._descriptors) >= MOST_PROCESSES:
+            if len(self._descriptors) >= _most_processes():
                 return
             try:
                 descriptor = os.pidfd_open(pid)
@@ -86,7 +92,7 @@ class Exits:
                 self._descriptors[pid] = descriptor
                 self._pids[descriptor] = pid
                 self._places[pid] = {place}
-                self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
+                self._epoll.register(descriptor, select.EPOLLIN)
         if gone:
             self._hint(place)
 
@@ -122,9 +128,16 @@ class Exits:
 
     def _exited(self, descriptor: int) -> set[Place]:
         with self._lock:
-            pid = self._pids.get(descriptor)  # forgotten meanwhile, where there is none
-            if pid is None:
+            pid = self._pids.get(descriptor)
+            # Forgotten meanwhile; and its number may be that of another process's by now.
+            if pid is None or not _has_exited(descriptor):
                 return set()
             places = self._places[pid]
             self._let_go(pid)
             return places
+
+
+def _has_exited(pidfd: int) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
