@@ -130,6 +130,7 @@ class Reconciler:
             if concerns is None or concerns(each.finding.path, each.finding.session):
                 with self._lock:
                     each.series = tuple(now + delay_s for delay_s in delays_s[1:])
+                    each.looks = 0  # the pauses between the looks begin anew
                 if delays_s[0] > 0:
                     self._agenda.add_at(each.finding.place, now + delays_s[0])
                 else:
