@@ -77,9 +77,9 @@ class Header:
     def excessive_size(self, journal_bytes: int, database_bytes: int, database_head: bytes) -> int | None:
         """The size to which a rollback would grow the database, where that is more than both files hold; else None.
 
-        Honest growth is a crash after a truncation, and SQLite truncates a database only when its journal is finished
-        (`pager_end_transaction`), so that all that was cut off is in the journal. A last page that is torn is not
-        filled up (`pager_truncate`).
+        Honest growth is a VACUUM to a smaller page size that was killed when it had cut the file: all that it cuts off
+        is in its journal (`sqlite3_backup_step`). Every other transaction cuts the file after its journal is finished
+        (`pager_end_transaction`). A last page that is torn is not filled up (`pager_truncate`).
 
         Args:
             journal_bytes, database_bytes: the files' sizes.
