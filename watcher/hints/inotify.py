@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 from watchdog.observers.api import EventQueue, ObservedWatch
-from watchdog.utils import Seconds
 
 from watcher.hints.emitter import HintEmitter
 from watcher.hints.inotify_directories import Directories
@@ -73,7 +72,7 @@ class InotifyEmitter(HintEmitter):
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
 
-    def queue_events(self, timeout: Seconds) -> None:  # noqa: ARG002 - it is a poller's; here the kernel wakes us
+    def queue_events(self, timeout: float) -> None:  # noqa: ARG002 - it is a poller's; here the kernel wakes us
         """One turn: wait, read, and pass on what has outlived a turn."""
         watches = self._watches
         self._turn += 1

@@ -10,7 +10,6 @@ import os
 from typing import Any, NamedTuple
 
 from watchdog.observers.api import EventQueue, ObservedWatch
-from watchdog.utils import Seconds
 
 from watcher.hints.emitter import HintEmitter
 from watcher.hints.trouble import Sink, Trouble
@@ -39,7 +38,7 @@ class PollingEmitter(HintEmitter):
         self._seen: dict[Place, _Seen] = {}
         self._failing = False
 
-    def queue_events(self, timeout: Seconds) -> None:
+    def queue_events(self, timeout: float) -> None:
         """One round, and the pause after it."""
         try:
             self._look_around()
