@@ -124,6 +124,7 @@ def configure(
     """
     stream = stream or sys.stderr
     level_no = logger.level(level).no
+    _relay.attach()
     log_file = None
     if file is not None:
         log_file = LogFile(path=file, rotation=rotation, retention=retention, compression=compression)
@@ -141,7 +142,6 @@ def configure(
             file=log_file,
         )
     )
-    _relay.attach()
     logger.enable("watcher")
 
 
@@ -182,6 +182,12 @@ class _Relay:
     def attach(self) -> None:
         if self._handler_id is not None:
             return
+        try:
+            # loguru's own handler, which would tell everything a second time. It has made none where stderr was closed,
+            # and the number is free then: so before ours, and before any log file.
+            logger.remove(0)
+        except ValueError:
+            pass  # there was none, or the host has removed it already
         self._handler_id = logger.add(
             self._take,
             level=0,
@@ -192,10 +198,6 @@ class _Relay:
             diagnose=False,
             catch=True,
         )
-        try:
-            logger.remove(0)  # loguru's own handler, which would tell everything a second time
-        except ValueError:
-            pass  # the host has removed it already
         logging.getLogger().addHandler(self._libraries)
         logging.captureWarnings(capture=True)
 
