@@ -165,8 +165,8 @@ _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def _is_database(name: str, at: int) -> bool:
-    """Whether the file begins as an SQLite database; one that we may not read is taken for one, and one that a worker
-    of ours is at is not looked at (its locks would be lost: see `claims`)."""
+    """Whether the file begins as an SQLite database; one that we may not read is taken for one. So is one that a
+    worker of ours is at, which is not opened: its locks would be lost (see `claims`)."""
     claims = Claims()
     try:
         pinned = Pinned(name, "the database", at)
@@ -174,7 +174,7 @@ def _is_database(name: str, at: int) -> bool:
         return False
     try:
         if not claims.claim(pinned.status):
-            return False
+            return True
         with pinned.readable() as descriptor:
             return os.pread(descriptor, len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
     except UnsafeError:

@@ -80,7 +80,8 @@ def run(config: Config = None) -> None:
     """Run the service in the foreground, until SIGTERM or SIGINT; SIGHUP reloads the settings."""
     settings = _settings(config)
     from watcher.records.state_dir import AlreadyRunning, StateError
-    from watcher.service import Service, TreeTakenError
+    from watcher.root_lock import TreeTakenError
+    from watcher.service import Service
 
     try:
         status = Service(settings).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -176,15 +177,24 @@ class Installation:
         if found.any:
             log.tell(Event.NOT_WRITABLE, f"{found.told()}; those cannot be recovered, see journal-watcher check")
 
-    def stop(self) -> bool:
-        """End every thread. False where one did not end in time."""
-        self.sweep.stop()
+    def stop(self, deadline_s: float) -> bool:
+        """End every thread, and leave behind what takes longer than that: a dead file system may hold any of them.
+
+        Returns:
+            False where a worker is still at a journal: what it does is SQLite's rollback, which may end at any moment.
+        """
+        until = time.monotonic() + deadline_s
+
+        def left_s() -> float:
+            return max(0.0, until - time.monotonic())
+
+        self.sweep.stop(min(1.0, left_s()))
         self.unwatch()
         if self._engine is not None:
             self._engine.stop()
-        ended = self.reconciler.stop()
+        ended = self.reconciler.stop(left_s())
         self.rooms.owner.close()
-        self._aftercare.stop()
+        self._aftercare.stop(min(1.0, left_s()))
         return ended
 
     def watch(self) -> None:

@@ -6,18 +6,17 @@ decided about the lifetime is decided in one place. It sleeps until something co
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import queue
 import signal
 import time
-from dataclasses import dataclass
+from collections import Counter
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import Enum
-from pathlib import Path
 from types import FrameType
 
+from watcher import announcements
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
@@ -27,45 +26,31 @@ from watcher.records import log, status
 from watcher.records.boots import earlier_boot_times, remember_boot_times
 from watcher.records.events import Event
 from watcher.records.history import History, HistoryError
+from watcher.records.record import Record
 from watcher.records.recorder import Recorder
 from watcher.records.repeats import Repeats
 from watcher.records.state_dir import StateDir, StateError
+from watcher.root_lock import RootLock, TreeTakenError
 from watcher.settings import LogSettings, Settings, SettingsError, load_settings
 from watcher.tree import RootMissingError
-from watcher.version import VERSION
 
-__all__ = ["HISTORY_NAME", "Service", "TreeTakenError", "configure_log"]
+__all__ = ["HISTORY_NAME", "Service"]
 
 HISTORY_NAME = "history.db"
 _ROOT_AGAIN_S = 0.5
+_ROOT_AGAIN_MOST_S = 30.0
+"""Where the watch fails again and again."""
+_STOPS_WITHIN_S = 3.5
+_HISTORY_STOPS_WITHIN_S = 1.0
+_RELOADS_WITHIN_S = 0.5
+"""A rollback that takes longer ends beside the new installation."""
 _STATUS_PAUSE_S = 0.25
-
-
-class TreeTakenError(Exception):
-    """Another watcher holds this tree."""
 
 
 class _Asked(Enum):
     STOP = "stop"
     RELOAD = "reload"
     REPORT = "report"
-
-
-@dataclass(frozen=True, slots=True)
-class _RootLock:
-    """The root as it was when it was locked: flock(2) on the directory itself, so that a second watcher is noticed
-    whatever its state directory, and by whatever link it comes."""
-
-    descriptor: int
-    device: int
-    inode: int
-
-    def is_still(self, root: Path) -> bool:
-        try:
-            found = os.stat(root)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == (self.device, self.inode)
 
 
 class Service:
@@ -82,8 +67,11 @@ class Service:
         self._since = datetime.now(UTC)
         self._last_sweep: datetime | None = None
         self._status_due: float | None = None
-        self._root: _RootLock | None = None
+        self._root: RootLock | None = None
         self._missing = False
+        self._root_due = 0.0  # when to look for it again, by time.monotonic
+        self._root_again_s = _ROOT_AGAIN_S
+        self._counted: Counter[str] = Counter()  # recoveries by outcome, of the installations before the last reload
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -99,13 +87,11 @@ class Service:
         signal.signal(signal.SIGTERM, self._signalled)
         signal.signal(signal.SIGINT, self._signalled)
         signal.signal(signal.SIGHUP, self._signalled)
-        self._open(self._settings)
-        try:
-            self._start()
+        with ExitStack() as closing:
+            self._open(self._settings, closing)
+            self._start(closing)
             while self._turn():
                 pass
-        finally:
-            self._close()
         log.tell(Event.STOPPED, f"journal-watcher for {self._settings.instance} has stopped")
         return 0
 
@@ -115,75 +101,55 @@ class Service:
 
     # --- start and stop ---
 
-    def _open(self, settings: Settings) -> None:
+    def _open(self, settings: Settings, closing: ExitStack) -> None:
         """Take what belongs to one watcher alone: the state directory, and the tree where it is there."""
-        self._state = StateDir.open(settings.state_dir)
-        try:
-            self._state.lock()
-            self._root = _lock_root(settings.tree.root)
-        except BaseException:
-            self._state.close()
-            raise
+        self._state = closing.enter_context(StateDir.open(settings.state_dir))
+        self._state.lock()
+        self._root = RootLock.take(settings.tree.root)
         self._clock = WallClock(earlier_boot_times(settings.state_dir))
-        configure_log(settings.log, settings.instance)
+        _configure_log(settings.log, settings.instance)
 
-    def _start(self) -> None:
-        settings = self._settings
-        self._history = Recorder(
-            History(self._state.path / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age),
-            on_failed=self._history_failed,
-            on_back=self._history_back,
-        )
-        self._installation = self._installed(settings)
-        self._tell_started()
+    def _start(self, closing: ExitStack) -> None:
+        self._history = self._new_history(self._settings)
+        self._installation = self._installed(self._settings)
+        announcements.started(self._settings, self._installation.rooms.probes())
         self._history.start()
+        closing.callback(self._stop_history)
+        closing.callback(self._stop_installation, _STOPS_WITHIN_S)
         self._installation.start()
         self._begin_to_watch()
         self._installation.begin_to_sweep()
         self._remember_clock()
-        if os.geteuid() != 0:
-            self._installation.check_rights()
         self._status_due = time.monotonic()
+
+    def _new_history(self, settings: Settings) -> Recorder:
+        kept = settings.history
+        return Recorder(
+            History(self._state.path / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age),
+            on_failed=self._history_failed,
+            on_back=self._history_back,
+        )
 
     def _installed(self, settings: Settings) -> Installation:
         return Installation(
             settings,
             self._clock,
-            keep=self._history.add,
+            keep=self._keep,
             changed=lambda: self._inbox.put(_Asked.REPORT),
             trouble=self._inbox.put,
             swept=self._inbox.put,
         )
 
-    def _tell_started(self) -> None:
-        settings = self._settings
-        probes = self._installation.rooms.probes()
-        log.tell(
-            Event.STARTED,
-            f"journal-watcher {VERSION} (pid {os.getpid()}) for {settings.instance}: watches"
-            f" {printable(settings.tree.root)}, owners by {', '.join(['boot', *probes])}; state in"
-            f" {printable(settings.state_dir)}",
-            version=VERSION,
-            pid=os.getpid(),
-            tree=settings.tree.root,
-        )
-        if probes == ["locks"]:
-            log.tell(
-                Event.LOCKS_ONLY,
-                "only locks tell whether a writer has exited: that is right where every writer runs on this kernel and"
-                " locks its database. Where agents run in containers or virtual machines, set owner.container,"
-                " owner.pid_file or owner.command",
-            )
+    def _keep(self, record: Record, change: str) -> None:
+        self._history.add(record, change)  # the one of this moment: a reload may put another in its place
 
-    def _close(self) -> None:
-        self._installation.stop()
-        left = self._history.stop()
+    def _stop_installation(self, deadline_s: float) -> None:
+        self._installation.stop(deadline_s)
+
+    def _stop_history(self) -> None:
+        left = self._history.stop(_HISTORY_STOPS_WITHIN_S)
         if left:
             log.tell(Event.STATE_FAILED, f"{left} entries of the history were not written before the end")
-        if self._root is not None:
-            os.close(self._root.descriptor)
-            self._root = None
-        self._state.close()
 
     # --- one thing after another ---
 
@@ -206,7 +172,7 @@ class Service:
                 self._after_sweep(asked)
             case None:
                 pass
-        if self._missing:
+        if self._missing and time.monotonic() >= self._root_due:
             self._look_for_root()
         if self._status_due is not None and time.monotonic() >= self._status_due:
             self._report()
@@ -214,50 +180,37 @@ class Service:
 
     def _pause(self) -> float | None:
         """How long to sleep at most, seconds; None: until something comes."""
-        pauses = [_ROOT_AGAIN_S] if self._missing else []
+        pauses = [max(0.0, self._root_due - time.monotonic())] if self._missing else []
         if self._status_due is not None:
             pauses.append(max(0.0, self._status_due - time.monotonic()))
         return min(pauses, default=None)
 
     def _after_sweep(self, swept: Swept) -> None:
-        root = printable(self._settings.tree.root)
         if isinstance(swept.error, RootMissingError):
             self._lose_root(swept.error.strerror)
             return
         if swept.error is not None:
+            root = printable(self._settings.tree.root)
             message = f"the sweep of {root} ended early: {swept.error.strerror}; the next one begins anew"
             self._warn(Event.WATCH_LIMIT, message)
         elif self._root is not None and not self._root.is_still(self._settings.tree.root):
             self._lose_root("another directory has taken its place")
             return
+        if self._last_sweep is None:
+            self._installation.check_rights()
         self._last_sweep = swept.ended
-        message = f"{root}: {swept.journals} journals in {swept.duration_s * 1000:.0f} ms"
-        log.tell(Event.SWEEP, message, journals=swept.journals, duration_ms=round(swept.duration_s * 1000, 1))
+        announcements.swept(swept, self._settings)
         self._remember_clock()
         self._report_soon()
 
     def _met(self, trouble: Trouble) -> None:
-        watch = self._installation.watch_status()
-        match trouble:
-            case Trouble.OVERFLOW:
-                self._warn(Event.OVERFLOW, "the kernel dropped file events; everything is looked at again now")
-            case Trouble.WATCH_LIMIT:
-                self._warn(
-                    Event.WATCH_LIMIT,
-                    f"{watch.missed} directories are not watched, for the kernel allows no more watches; the sweep"
-                    " covers them. Raise fs.inotify.max_user_watches (sysctl) to have them watched",
-                )
-            case Trouble.UNREADABLE:
-                self._warn(
-                    Event.WATCH_LIMIT,
-                    f"{watch.missed} directories are not watched, for uid {os.geteuid()} may not enter them; see"
-                    " journal-watcher check",
-                )
-            case Trouble.ROOT_GONE | Trouble.FAILED:
-                self._lose_root(
-                    "it was removed, moved or unmounted" if trouble is Trouble.ROOT_GONE else "watch failed"
-                )
-                return
+        if trouble is Trouble.ROOT_GONE:
+            self._lose_root("it was removed, moved or unmounted")
+            return
+        if trouble is Trouble.FAILED:
+            self._lose_root("the watch failed", min(2 * self._root_again_s, _ROOT_AGAIN_MOST_S))
+            return
+        self._warn(*announcements.of_trouble(trouble, self._installation.watch_status()))
         self._installation.sweep.ask()
         self._report_soon()
 
@@ -274,30 +227,37 @@ class Service:
         except RootMissingError as error:
             self._lose_root(error.strerror)
 
-    def _lose_root(self, why: str | None) -> None:
+    def _lose_root(self, why: str | None, again_s: float = _ROOT_AGAIN_S) -> None:
+        self._root_again_s = again_s
         self._installation.unwatch()
-        if self._root is not None:
-            os.close(self._root.descriptor)
-            self._root = None
+        self._release_root()
         if not self._missing:
             self._missing = True
+            self._root_due = time.monotonic() + (again_s if again_s > _ROOT_AGAIN_S else 0.0)
             log.tell(
                 Event.ROOT_MISSING,
                 f"{printable(self._settings.tree.root)}: {(why or 'not there').lower()}; waiting for it",
             )
             self._report_soon()
 
+    def _release_root(self) -> None:
+        if self._root is not None:
+            self._root.release()
+            self._root = None
+
     def _look_for_root(self) -> None:
         """The root may be back: lock it, watch it, sweep it."""
-        if self._root is None:
-            self._root = _lock_root(self._settings.tree.root)
+        self._root_due = time.monotonic() + self._root_again_s
+        try:
+            self._root = RootLock.take(self._settings.tree.root)
+        except TreeTakenError as error:
+            self._warn(Event.ROOT_MISSING, f"{error}; waiting until it is free")
         if self._root is None:
             return
         try:
             self._installation.watch()
         except RootMissingError:
-            os.close(self._root.descriptor)
-            self._root = None
+            self._release_root()
             return
         self._missing = False
         log.tell(Event.ROOT_BACK, f"{printable(self._settings.tree.root)} is there; everything in it is looked at now")
@@ -324,26 +284,30 @@ class Service:
     def _replace(self, after: Settings) -> None:
         """Put a new installation in the place of the old one. Its first sweep meets what came in between."""
         before = self._settings
-        root: _RootLock | None = None
-        if after.tree.root != before.tree.root:
-            try:
-                root = _lock_root(after.tree.root)
-            except TreeTakenError as error:
-                self._reject(str(error))
-                return
         try:
-            configure_log(after.log, after.instance)
-        except (ValueError, TypeError) as error:
-            if root is not None:
-                os.close(root.descriptor)
+            root = self._root_for(after)
+        except TreeTakenError as error:
             self._reject(str(error))
             return
-        self._installation.stop()
+        try:
+            _configure_log(after.log, after.instance)
+        except (ValueError, TypeError) as error:
+            if root is not None and root is not self._root:
+                root.release()
+            self._reject(str(error))
+            return
+        self._counted.update(self._installation.reports.recoveries())
+        self._stop_installation(_RELOADS_WITHIN_S)
+        self._forget_what_was_said()
         if after.tree.root != before.tree.root:
-            if self._root is not None:
-                os.close(self._root.descriptor)
+            if root is not self._root:
+                self._release_root()
             self._root, self._missing = root, False
         self._settings = after
+        if after.history != before.history:
+            self._stop_history()
+            self._history = self._new_history(after)
+            self._history.start()
         self._installation = self._installed(after)
         self._installation.start()
         if not self._missing:
@@ -352,6 +316,26 @@ class Service:
         changed = ", ".join(name for name in type(after).model_fields if getattr(after, name) != getattr(before, name))
         log.tell(Event.RELOADED, f"{printable(after.file)}: new settings of {changed} hold from now on")
         self._report_soon()
+
+    def _forget_what_was_said(self) -> None:
+        """What the old installation has met says nothing about the new one's root."""
+        asked = []
+        while not self._inbox.empty():
+            asked.append(self._inbox.get())
+        for each in asked:
+            if isinstance(each, _Asked):
+                self._inbox.put(each)
+
+    def _root_for(self, after: Settings) -> RootLock | None:
+        """The lock of the root of these settings: the one that we have, where they mean the same directory.
+
+        Raises:
+            TreeTakenError: another watcher has it.
+        """
+        root = after.tree.root
+        if root == self._settings.tree.root or (self._root is not None and self._root.is_still(root)):
+            return self._root
+        return RootLock.take(root)
 
     def _reject(self, why: str) -> None:
         log.tell(Event.SETTINGS_REJECTED, f"{printable(self._settings.file)}: {why}. The settings stay as they were")
@@ -371,7 +355,7 @@ class Service:
             instance=self._settings.instance,
             tree=os.fspath(self._settings.tree.root),
             journals=status.Journals(hot=counts.hot, waiting=counts.waiting, held=counts.held, refused=counts.refused),
-            recoveries=self._installation.reports.recoveries(),
+            recoveries=self._counted + Counter(self._installation.reports.recoveries()),
             watch=self._installation.watch_status(),
             engine=self._installation.engine_status(),
             last_sweep=self._last_sweep,
@@ -397,7 +381,7 @@ class Service:
         log.tell(Event.STATE_BACK, f"the history is written again; {lost or 'no'} entries were lost")
 
 
-def configure_log(settings: LogSettings, instance: str) -> None:
+def _configure_log(settings: LogSettings, instance: str) -> None:
     """Set the log up as the settings want it.
 
     Raises:
@@ -412,24 +396,3 @@ def configure_log(settings: LogSettings, instance: str) -> None:
         retention=settings.retention,
         compression=settings.compression,
     )
-
-
-def _lock_root(root: Path) -> _RootLock | None:
-    """Take the tree; None where the root is not there.
-
-    Raises:
-        TreeTakenError: another watcher has it.
-    """
-    try:
-        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno == errno.EWOULDBLOCK:
-            os.close(descriptor)
-            raise TreeTakenError(f"another journal-watcher holds the tree {printable(root)}") from error
-        # A file system that locks no directories (NFS): the state directory's own lock has to do.
-    found = os.fstat(descriptor)
-    return _RootLock(descriptor, found.st_dev, found.st_ino)
