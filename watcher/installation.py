@@ -192,8 +192,8 @@ class Installation:
         self.unwatch()
         if self._engine is not None:
             self._engine.stop()
+        self.rooms.owner.close()  # first, so that no worker waits for a program or an engine that hangs
         ended = self.reconciler.stop(left_s())
-        self.rooms.owner.close()
         self._aftercare.stop(min(1.0, left_s()))
         return ended
 
