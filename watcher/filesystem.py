@@ -10,7 +10,8 @@ from dataclasses import dataclass
 __all__ = ["FileSystem", "file_system_of"]
 
 # `f_type` of statfs(2); the numbers are those of linux/magic.h and of each file system's own source. Only where a lock
-# of any other process is a lock in this kernel may its absence count as testimony.
+# of any other process is a lock in this kernel may its absence count as testimony. (Not ecryptfs: its files may lie on
+# any other file system, to which it does not hand locks on.)
 _LOCAL = {
     0xEF53: "ext4",
     0x58465342: "xfs",
@@ -23,7 +24,6 @@ _LOCAL = {
     0xCA451A4E: "bcachefs",
     0x3153464A: "jfs",
     0x3434: "nilfs2",
-    0xF15F: "ecryptfs",
 }
 _ELSEWHERE = {
     0x6969: "nfs",

@@ -8,7 +8,6 @@ F_GETLK tells whether such a lock is held, and by whom, without taking one and w
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
@@ -56,15 +55,9 @@ def holder_of(descriptor: int, kind: int, start: int, length: int) -> int | None
     Raises:
         OSError: as fcntl(2).
     """
-    while True:
-        try:
-            answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*_flock(kind, start, length)))
-        except OSError as error:
-            if error.errno == errno.EINTR:
-                continue
-            raise
-        found, pid = _kind_and_pid(_FLOCK.unpack(answer))
-        return None if found == fcntl.F_UNLCK else pid
+    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*_flock(kind, start, length)))
+    found, pid = _kind_and_pid(_FLOCK.unpack(answer))
+    return None if found == fcntl.F_UNLCK else pid
 
 
 if sys.platform == "darwin":  # struct flock: l_start, l_len, l_pid, l_type, l_whence
