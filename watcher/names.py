@@ -61,11 +61,13 @@ def parse_printable(text: str) -> str:
         if escape in _PLAIN:
             return _PLAIN[escape]
         code = int(escape[1:], 16)
+        if code == 0:  # in no name, so no escape of ours
+            return match.group()
         if escape[:1] == b"x":
             return bytes([code])
         try:
             return chr(code).encode()
-        except ValueError:  # no character, so no escape of ours
+        except (ValueError, OverflowError):  # no character
             return match.group()
 
     return os.fsdecode(_ESCAPED.sub(plain, os.fsencode(text)))
