@@ -12,6 +12,13 @@ from tests.running import Runner
 from tests.writers import CrashedPair
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("journal-watcher", "runs that are short unless told otherwise")
+    group.addoption("--seed", type=int, default=1, help="of all that is drawn at random")
+    group.addoption("--kills", type=int, default=40, help="writers that are killed at random")
+    group.addoption("--live-rounds", type=int, default=10, help="live writers that must be left alone")
+
+
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Runner]:
     """A tree and its settings, with the means to run the real service and the real commands on it."""
