@@ -84,14 +84,18 @@ def test_it_ends_in_time_while_a_large_database_is_recovered(runner: Runner, tmp
     journal_of(oracle).write_bytes(journal_of(database).read_bytes())
     recover(oracle)
     service = runner.start(wait=None)
-    before = database.stat().st_mtime_ns
-    wait_until(lambda: database.stat().st_mtime_ns != before)
+    _wait_for_a_write(database)
     assert journal_of(database).exists(), "it is in the middle of it"
     assert stops(service) < STOPS_WITHIN_S
     again = runner.start()
     wait_until(lambda: not journal_of(database).exists())
     assert database.read_bytes() == oracle.read_bytes()
     assert again.stop() == 0
+
+
+def _wait_for_a_write(database: Path) -> None:
+    before = database.stat().st_mtime_ns
+    wait_until(lambda: database.stat().st_mtime_ns != before)
 
 
 def test_killed_in_the_middle_of_a_recovery_it_loses_nothing(runner: Runner, tmp_path: Path) -> None:
@@ -103,8 +107,7 @@ def test_killed_in_the_middle_of_a_recovery_it_loses_nothing(runner: Runner, tmp
     recover(oracle)
     for _ in range(3):
         service = runner.start(wait=None)
-        began = database.stat().st_mtime_ns
-        wait_until(lambda began=began: database.stat().st_mtime_ns != began)
+        _wait_for_a_write(database)
         service.kill()
         assert journal_of(database).exists()
     service = runner.start()

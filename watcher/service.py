@@ -271,7 +271,7 @@ class Service:
         try:
             after = load_settings(before.file)
         except SettingsError as error:
-            self._reject("; ".join(str(error).splitlines()))
+            self._reject("; ".join(line.removeprefix(f"{error.file}: ") for line in str(error).splitlines()))
             return
         if after == before:
             log.tell(Event.RELOADED, f"{printable(before.file)}: nothing has changed")
@@ -338,7 +338,7 @@ class Service:
         return RootLock.take(root)
 
     def _reject(self, why: str) -> None:
-        log.tell(Event.SETTINGS_REJECTED, f"{printable(self._settings.file)}: {why}. The settings stay as they were")
+        log.tell(Event.SETTINGS_REJECTED, f"{printable(self._settings.file)}: {why}; the settings stay as they were")
 
     # --- records ---
 
