@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.running import Runner
 from tests.test_settings import load
 from watcher.owner.testimony import Answer, Evidence, judge
 from watcher.records.metrics import Metrics
@@ -27,6 +28,7 @@ from watcher.units import Kind, UnitError, unit_of
 from watcher.units.containers import compose, kubernetes
 from watcher.units.facts import Facts, facts_of
 from watcher.units.launchd import launchd
+from watcher.units.rights import closed_to
 from watcher.units.systemd import systemd
 
 NAMES = [
@@ -345,6 +347,40 @@ def _recovered() -> Any:
     from watcher.records.record import Outcome, Record
 
     return Record(database="/x", outcome=Outcome.RECOVERED, session={"session": "s"})
+
+
+def test_a_user_who_could_not_even_start_it_is_told_of(tmp_path: Path) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o700)
+    file, open_file = shut / "settings.yaml", tmp_path / "settings.yaml"
+    for each in (file, open_file):
+        each.touch(mode=0o644)
+    for directory in tmp_path.parents:
+        if not directory.stat().st_mode & stat.S_IXOTH:
+            pytest.skip("the test's own directory is shut")
+    tmp_path.chmod(0o755)
+    assert list(closed_to(54321, 54321, [open_file])) == []
+    assert list(closed_to(54321, 54321, [open_file, file])) == [shut]
+    assert list(closed_to(shut.stat().st_uid, 0, [file])) == []
+    open_file.chmod(0o640)
+    assert list(closed_to(54321, 54321, [open_file])) == [open_file]
+    assert list(closed_to(54321, open_file.stat().st_gid, [open_file])) == []
+
+
+def test_the_command_prints_it_and_nothing_else(runner: Runner) -> None:
+    for kind in ("systemd", "launchd", "compose", "kubernetes", "grafana"):
+        done = runner.command("unit", "--for", kind)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == unit_of(Kind(kind), load_settings(runner.settings))
+    assert "[Service]" in runner.command("unit").stdout or sys.platform == "darwin"
+
+
+def test_the_command_says_why_it_cannot_and_ends_with_2(runner: Runner) -> None:
+    runner.configure(tree={"root": f"{runner.root}/a:b"})
+    done = runner.command("unit", "--for", "kubernetes")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "has a colon in it" in done.stderr
 
 
 def test_the_command_of_a_unit_is_this_installation(tmp_path: Path) -> None:

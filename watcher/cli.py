@@ -60,6 +60,16 @@ class OutcomeName(StrEnum):
     HELD = "held"
 
 
+class UnitKind(StrEnum):
+    """What a unit can be for."""
+
+    SYSTEMD = "systemd"
+    LAUNCHD = "launchd"
+    COMPOSE = "compose"
+    KUBERNETES = "kubernetes"
+    GRAFANA = "grafana"
+
+
 def _show_version(value: bool) -> None:
     if value:
         typer.echo(f"journal-watcher {VERSION}")
@@ -267,6 +277,29 @@ def history(
     else:
         is_filtered = any(each is not None for each in (since, session, outcome))
         console.print_history(entries, root, is_filtered=is_filtered)
+
+
+@app.command()
+def unit(
+    config: Config = None,
+    kind: Annotated[
+        UnitKind | None,
+        typer.Option("--for", help="What is to run it. [default: systemd; on macOS launchd]", show_default=False),
+    ] = None,
+) -> None:
+    """Print the unit that runs this installation, ready to use."""
+    settings = _settings(config)
+    from watcher.units import Kind, UnitError, remarks_on, unit_of, usual_kind
+
+    wanted = usual_kind() if kind is None else Kind(kind.value)
+    try:
+        told = unit_of(wanted, settings)
+    except (UnitError, OSError) as error:
+        say(str(error))
+        raise typer.Exit(_BAD_SETTINGS) from error
+    sys.stdout.write(told)
+    for remark in remarks_on(wanted, settings):
+        say(remark)
 
 
 @app.command()
