@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import watcher.rollback  # noqa: F401 - see above
+from tests.hostile import Host, unchanged
 from tests.running import Runner
 from tests.writers import CrashedPair
 
@@ -31,3 +32,11 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 def crashed(tmp_path_factory: pytest.TempPathFactory) -> CrashedPair:
     """What a killed writer has left behind, to be put wherever a test wants it."""
     return CrashedPair.make(tmp_path_factory.mktemp("crashed"))
+
+
+@pytest.fixture
+def host(tmp_path: Path, crashed: CrashedPair) -> Iterator[Host]:
+    """A tree that agents write, on a host whose own files must be at the end what they were at the beginning."""
+    made = Host(tmp_path, crashed)
+    with unchanged(made.outside):
+        yield made
