@@ -19,6 +19,7 @@ import pytest
 
 import watcher
 from tests.running import wait_until
+from tests.small_disk import small_disk
 from watcher.demo import _commits_of, play
 from watcher.demo_cast import NotShownError
 from watcher.demo_stage import setting
@@ -175,18 +176,26 @@ def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
 
 
 def fake(tmp_path: Path, script: str) -> list[str]:
-    """A `journal-watcher` that is another program. It knows `tell(event, session)`, `databases`, and `real()`, which
-    goes on as the real one."""
+    """A `journal-watcher` that is another program. It knows `tell(event, session)`, `begin()`, which waits for commits
+    and tells what the demo waits for, and `real()`, which goes on as the real one."""
     file = tmp_path / "fake.py"
     file.write_text(
-        "import datetime, json, os, pathlib, signal, sqlite3, sys, time, yaml\n"
+        "import datetime, json, os, pathlib, sqlite3, sys, time, yaml\n"
         "root = pathlib.Path(yaml.safe_load(open(sys.argv[sys.argv.index('-c') + 1]))['tree']['root'])\n"
-        "databases = sorted(root.glob('*/*/outbound.db'))\n"
         "def tell(event, session, **more):\n"
         "    time = datetime.datetime.now(datetime.UTC).isoformat()\n"
         "    database = str(root / 'agents' / session / 'outbound.db')\n"
         "    told = {'time': time, 'event': event, 'message': f'{session}: {event}', 'database': database, **more}\n"
         "    print(json.dumps(told), file=sys.stderr, flush=True)\n"
+        "def commits(session):\n"
+        "    connection = sqlite3.connect(root / 'agents' / session / 'outbound.db', timeout=10)\n"
+        "    rows = connection.execute('SELECT count(*) FROM work').fetchone()[0]\n"
+        "    connection.close()\n"
+        "    return rows\n"
+        "def begin():\n"
+        "    while commits('killed') < 25:\n"
+        "        time.sleep(0.01)\n"
+        "    tell('sweep', 'all'), tell('owner_alive', 'unseen')\n"
         "def real():\n"
         "    os.execv(sys.executable, [sys.executable, '-m', 'watcher', *sys.argv[1:]])\n"
         f"{script}\n"
@@ -226,18 +235,18 @@ def test_a_service_that_only_says_that_it_has_recovered_is_found_out(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     lies = """
-tell("sweep", "all"), tell("owner_alive", "unseen")
+begin()
 while True:
     time.sleep(0.02), tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
 """
-    told = played(fake(tmp_path, lies), capfd, deadline_s=1)
-    assert told == "the database of killed can be read again (not within 1 s)"
+    told = played(fake(tmp_path, lies), capfd, deadline_s=2)
+    assert told == "the database of killed can be read again (not within 2 s)"
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_a_service_that_deletes_the_journal_is_found_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     deletes = """
-tell("sweep", "all"), tell("owner_alive", "unseen")
+begin()
 killed = root / "agents" / "killed"
 pid = int((killed / ".writer.pid").read_text())
 while "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]:
@@ -246,7 +255,7 @@ while "Z" not in pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2
 tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
 time.sleep(60)
 """
-    told = played(fake(tmp_path, deletes), capfd, deadline_s=1)
+    told = played(fake(tmp_path, deletes), capfd, deadline_s=2)
     assert "killed" in told
     assert "holds what was committed, and nothing else" in told or "can be read again" in told
 
@@ -255,24 +264,15 @@ time.sleep(60)
 def test_a_service_that_recovers_without_asking_is_found_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rash = """
 if sys.argv[1] == "run":
-    with sqlite3.connect(root / "agents" / "unseen" / "outbound.db") as unseen:
-        unseen.execute("SELECT count(*) FROM work").fetchone()
-    unseen.close()
-    tell("sweep", "all"), tell("owner_alive", "unseen")
-    killed = root / "agents" / "killed"
+    commits("unseen")
+    begin()
     while True:
-        with sqlite3.connect(killed / "outbound.db", timeout=0.01) as connection:
-            try:
-                connection.execute("SELECT count(*) FROM work").fetchone()
-            except sqlite3.OperationalError:
-                hot = True
-            else:
-                tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
-        connection.close()
+        commits("killed")
+        tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
         time.sleep(0.05)
 real()
 """
-    told = played(fake(tmp_path, rash), capfd, deadline_s=1)
+    told = played(fake(tmp_path, rash), capfd, deadline_s=2)
     assert "unseen" in told
 
 
@@ -310,6 +310,18 @@ def test_a_commit_of_a_neighbour_that_fails_is_found_out() -> None:
             wait_until(lambda: writer_of(file.fileno()) is None)
         with pytest.raises(NotShownError, match="no commit of live fails"):
             _commits_of(neighbour)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_full_disk_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr("tempfile.tempdir", str(disk))
+        told = played([sys.executable, "-m", "watcher"], capfd)
+        assert told.startswith("the writer of unseen goes on (")
+        assert "full" in told or "No space left" in told
+        assert not list(disk.iterdir())
 
 
 # --- one that is cut short ---

@@ -145,7 +145,7 @@ class _Story:
             lambda poll: poll.contents is not None and poll.moment > killed_at,
             self.deadline_s,
         )
-        recovered = self.service.wait_for("recovered", writer.database, self.deadline_s)
+        recovered = self.service.wait_for("recovered", writer.database, self.deadline_s, after=killed_at)
         failed = [each for each in list(host.polls) if killed_at < each.moment < good.moment and each.code == ROLLBACK]
         told: dict[str, Line] = {}
         for line in self.service.about(writer.database):

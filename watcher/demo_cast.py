@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from watcher import demo_process
 from watcher.journal import MAGIC
@@ -122,9 +122,9 @@ class Writer:
         except BrokenPipeError:
             pass  # there is no answer either
         answer = self._process.stdout.readline()
-        if not answer:
-            raise NotShownError(f"the writer of {self.name} goes on", "it has ended by itself")
-        told = json.loads(answer)
+        told: dict[str, Any] = json.loads(answer) if answer else {"failed": "it has ended by itself"}
+        if "failed" in told:
+            raise NotShownError(f"the writer of {self.name} goes on", told["failed"])
         self.commits, self.errors = told["commits"], told["errors"]
 
     def interrupt(self) -> None:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 PID_FILE = ".writer.pid"
 PAGES = 40
-_GONE_S = 10.0
+_GONE_S = 5.0
 
 
 def write(database: str, vfs: str, commits_per_s: float) -> None:
@@ -82,6 +82,9 @@ def guard(directory: str, pid: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "write":
-        write(sys.argv[2], sys.argv[3], float(sys.argv[4]))
+        try:
+            write(sys.argv[2], sys.argv[3], float(sys.argv[4]))
+        except (OSError, sqlite3.Error) as error:
+            print(json.dumps({"failed": str(error)}), flush=True)
     else:
         guard(sys.argv[2], int(sys.argv[3]))

@@ -76,8 +76,11 @@ class Service:
         with self._changed:
             return [each for each in self._lines if each.told.get("database") == printable(database)]
 
-    def wait_for(self, event: str, database: Path | None, deadline_s: float) -> Line:
+    def wait_for(self, event: str, database: Path | None, deadline_s: float, *, after: float = 0.0) -> Line:
         """Wait for a line of this event, about this database where one is given.
+
+        Args:
+            after: a moment by `time.monotonic`; no line that was told before.
 
         Raises:
             NotShownError: it did not come, or the service has ended.
@@ -87,7 +90,9 @@ class Service:
             wanted = (
                 each
                 for each in self._lines
-                if each.event == event and (database is None or each.told.get("database") == printable(database))
+                if each.event == event
+                and each.moment > after
+                and (database is None or each.told.get("database") == printable(database))
             )
             return next(wanted, None)
 
