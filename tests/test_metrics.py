@@ -23,7 +23,6 @@ READING = Reading(
     journals=Journals(hot=3, waiting=1, held=2, refused=4),
     watch=Watch(backend="native", directories=12, missed=5),
     outcomes={"recovered": 7, "held": 2},
-    found={"hot": 9},
     backlog=1,
     root_is_there=True,
     engine_answers=None,
@@ -61,7 +60,6 @@ def test_the_state_of_the_moment_is_told(accept: str) -> None:
     assert samples["root_up"] == 1
     assert samples["recoveries_total{outcome=recovered}"] == 7
     assert samples["recoveries_total{outcome=failed}"] == 0
-    assert samples["journals_found_total{state=hot}"] == 9
     assert samples["last_sweep_timestamp_seconds"] == READING.last_sweep.timestamp() if READING.last_sweep else False
     assert samples["process_resident_memory_bytes"] > 1e6
     assert any(name.startswith("build_info{installation=nanoclaw,") for name in samples)
@@ -94,6 +92,8 @@ def test_verdicts_overflows_and_hooks_are_counted() -> None:
     tally.judged(judge((Evidence("locks", Answer.EXITED, ""), Evidence("boot", Answer.SILENT, ""))))
     tally.judged(judge((Evidence("locks", Answer.ALIVE, ""),)))
     tally.overflowed()
+    tally.found("hot")
+    tally.found("hot")
     tally.hooked("held", True)
     tally.hooked("held", False)
     samples = told(tally=tally)
@@ -101,6 +101,7 @@ def test_verdicts_overflows_and_hooks_are_counted() -> None:
     assert samples["verdicts_total{probe=locks,verdict=alive}"] == 1
     assert samples["verdicts_total{probe=boot,verdict=silent}"] == 1
     assert samples["overflows_total"] == 1
+    assert samples["journals_found_total{state=hot}"] == 2
     assert samples["hook_runs_total{event=held,result=ok}"] == 1
     assert samples["hook_runs_total{event=held,result=failed}"] == 1
 

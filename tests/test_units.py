@@ -10,7 +10,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -349,16 +350,20 @@ def _recovered() -> Any:
     return Record(database="/x", outcome=Outcome.RECOVERED, session={"session": "s"})
 
 
-def test_a_user_who_could_not_even_start_it_is_told_of(tmp_path: Path) -> None:
-    shut = tmp_path / "shut"
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may enter; pytest's own are ours alone."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_a_user_who_could_not_even_start_it_is_told_of(open_directory: Path) -> None:
+    shut = open_directory / "shut"
     shut.mkdir(mode=0o700)
-    file, open_file = shut / "settings.yaml", tmp_path / "settings.yaml"
+    file, open_file = shut / "settings.yaml", open_directory / "settings.yaml"
     for each in (file, open_file):
         each.touch(mode=0o644)
-    for directory in tmp_path.parents:
-        if not directory.stat().st_mode & stat.S_IXOTH:
-            pytest.skip("the test's own directory is shut")
-    tmp_path.chmod(0o755)
     assert list(closed_to(54321, 54321, [open_file])) == []
     assert list(closed_to(54321, 54321, [open_file, file])) == [shut]
     assert list(closed_to(shut.stat().st_uid, 0, [file])) == []

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.names import printable
+from watcher.reconciler import Reconciler
 from watcher.records import log
 from watcher.records.events import Event
-from watcher.records.status import Watch
+from watcher.records.status import Status, Watch
 from watcher.settings import Settings
 from watcher.version import VERSION
 
-__all__ = ["of_trouble", "started", "swept"]
+__all__ = ["of_trouble", "read_only", "sentence", "started", "state", "swept", "waiting_for_root"]
+
+_MOST_JOURNALS = 100
 
 
 def started(settings: Settings, probes: list[str]) -> None:
@@ -48,6 +52,47 @@ def swept(sweep: Swept, settings: Settings) -> None:
         journals=sweep.journals,
         duration_ms=round(sweep.duration_s * 1000, 1),
     )
+
+
+def waiting_for_root(settings: Settings) -> str:
+    return f"waiting for {printable(settings.tree.root)}"
+
+
+def read_only(settings: Settings) -> str:
+    """The root has come back where we may not write."""
+    return (
+        f"{printable(settings.tree.root)} is there, but read-only in the view of the file system that we were started"
+        " with: ending, to be started anew by the service manager with a fresh one"
+    )
+
+
+def sentence(status: Status) -> str:
+    """How it goes, in one."""
+    journals, watch = status.journals, status.watch
+    missed = f" ({watch.missed} missed)" if watch.missed else ""
+    engine = "; the container engine does not answer" if status.engine and not status.engine.get("answers") else ""
+    counted = f"{journals.hot} hot, {journals.waiting} waiting, {journals.held} held, {journals.refused} refused"
+    recovered = status.recoveries.get("recovered", 0)
+    where = printable(status.tree or "")
+    return f"watching {watch.directories} directories of {where}{missed}: {counted}; {recovered} recovered{engine}"
+
+
+def state(status: Status, words: str, reconciler: Reconciler) -> None:
+    """All of it, once: a line for the whole, one for each journal that is known, and one for each worker at work."""
+    log.tell(Event.STATE, words, backlog=reconciler.backlog(), status=replace(status, running=True).as_json())
+    known = reconciler.known()
+    for finding, for_s in known[:_MOST_JOURNALS]:
+        log.tell(
+            Event.STATE,
+            f"{printable(finding.place.relative)}: {finding.decision.value} for {for_s:.0f} s: {finding.reason}",
+            database=finding.path,
+            decision=finding.decision.value,
+            for_s=round(for_s, 1),
+        )
+    if len(known) > _MOST_JOURNALS:
+        log.tell(Event.STATE, f"and {len(known) - _MOST_JOURNALS} journals more: see journal-watcher scan")
+    for held in reconciler.held():
+        log.tell(Event.STATE, f"{held.worker} is at {printable(held.place.relative)}")
 
 
 def of_trouble(trouble: Trouble, watch: Watch) -> tuple[Event, str]:

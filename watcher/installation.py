@@ -26,6 +26,7 @@ from watcher.records import log
 from watcher.records.events import Event
 from watcher.records.record import Record
 from watcher.records.status import Watch
+from watcher.records.tally import Tally
 from watcher.recovery import Recovery
 from watcher.reports import Reports
 from watcher.settings import LocksMode, Settings, WatchBackend
@@ -47,6 +48,7 @@ class Rooms:
     Args:
         thorough: ask every probe, for a person who wants to know; the service stops asking where the owner lives.
         on_lost, on_back: called when the container engine stops answering (reason, remedy), and when it does again.
+        judged: called with each judgement, from any thread.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Rooms:
         thorough: bool = True,
         on_lost: Callable[[str, str], None] | None = None,
         on_back: Callable[[], None] | None = None,
+        judged: Callable[[Judgement], None] | None = None,
     ) -> None:
+        self._judged = judged
         self.settings = settings
         self.tree = Tree(settings.tree)
         self.looker = Looker(self.tree, max_journal_bytes=settings.recovery.max_journal_size)
@@ -69,10 +73,15 @@ class Rooms:
         self.examiner = Examiner(self.looker, self._judge, self.recovery.obstacle)
 
     def _judge(self, pair: Pair, look: Look) -> Judgement:
-        return self.owner.judge(pair, look, fresh=False)
+        return self._told(self.owner.judge(pair, look, fresh=False))
 
     def _judge_afresh(self, pair: Pair, look: Look) -> Judgement:
-        return self.owner.judge(pair, look, fresh=True)
+        return self._told(self.owner.judge(pair, look, fresh=True))
+
+    def _told(self, judgement: Judgement) -> Judgement:
+        if self._judged is not None:
+            self._judged(judgement)
+        return judgement
 
     def probes(self) -> list[str]:
         """The names of the probes that the settings ask for, `boot` left out, which is always asked."""
@@ -112,6 +121,7 @@ class Installation:
         changed: the counts, or the state of the watch, may have changed. Called from any thread, must not wait.
         trouble: something was or may have been missed. The same.
         swept: a sweep has ended. The same.
+        tally: counts what is found and judged.
     """
 
     def __init__(
@@ -123,12 +133,20 @@ class Installation:
         changed: Callable[[], None],
         trouble: Callable[[Trouble], None],
         swept: Callable[[Swept], None],
+        tally: Tally,
     ) -> None:
         self.settings = settings
-        self.rooms = Rooms(settings, clock, thorough=False, on_lost=self._engine_lost, on_back=self._engine_back)
+        self.rooms = Rooms(
+            settings,
+            clock,
+            thorough=False,
+            on_lost=self._engine_lost,
+            on_back=self._engine_back,
+            judged=tally.judged,
+        )
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
-        self.reports = Reports(keep)
+        self.reports = Reports(keep, tally.found)
         survey = Survey(self.rooms.tree)
         self._aftercare = Aftercare(self.rooms.looker, self.rooms.recovery, self.reports)
         self.reconciler = Reconciler(

@@ -35,10 +35,12 @@ class Reports:
 
     Args:
         keep: takes a record for the history, with the text that stays the same until something has changed.
+        count_found: takes the state of each journal that was not known, or has changed.
     """
 
-    def __init__(self, keep: Callable[[Record, str], None]) -> None:
+    def __init__(self, keep: Callable[[Record, str], None], count_found: Callable[[str], None]) -> None:
         self._keep = keep
+        self._count_found = count_found
         self._repeats = Repeats()
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()  # guarded by _lock, like the next one
@@ -55,6 +57,7 @@ class Reports:
 
     def found(self, finding: Finding) -> None:
         """A journal that was not known, or has changed."""
+        self._count_found(finding.look.state.value)
         if not log.tells(Event.JOURNAL_FOUND):
             return
         size = finding.look.size_bytes

@@ -10,10 +10,9 @@ import os
 import queue
 import signal
 import time
-from collections import Counter
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from enum import Enum
+from pathlib import Path
 from types import FrameType
 
 from watcher import announcements
@@ -21,6 +20,7 @@ from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
 from watcher.names import printable
+from watcher.outward import Outward
 from watcher.owner.clock import WallClock
 from watcher.records import log, status
 from watcher.records.boots import earlier_boot_times, remember_boot_times
@@ -31,8 +31,11 @@ from watcher.records.recorder import Recorder
 from watcher.records.repeats import Repeats
 from watcher.records.state_dir import StateDir, StateError
 from watcher.root_lock import RootLock, TreeTakenError
+from watcher.service_manager import ServiceManager, is_its_journal
 from watcher.settings import LogSettings, Settings, SettingsError, load_settings
 from watcher.tree import RootMissingError
+from watcher.vitals import Vitals
+from watcher.watchdog import Watchdog
 
 __all__ = ["HISTORY_NAME", "Service"]
 
@@ -45,12 +48,18 @@ _HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
 """A rollback that takes longer ends beside the new installation."""
 _STATUS_PAUSE_S = 0.25
+_FIRST_SWEEP_PAUSE_S = 1.0
 
 
 class _Asked(Enum):
     STOP = "stop"
     RELOAD = "reload"
     REPORT = "report"
+    TELL = "tell"
+    SIGN = "sign"
+
+
+_BY_SIGNAL = {signal.SIGHUP: _Asked.RELOAD, signal.SIGUSR1: _Asked.TELL}
 
 
 class Service:
@@ -64,40 +73,41 @@ class Service:
         self._settings = settings
         self._inbox: queue.SimpleQueue[_Asked | Trouble | Swept | None] = queue.SimpleQueue()
         self._repeats = Repeats(capacity=100)
-        self._since = datetime.now(UTC)
-        self._last_sweep: datetime | None = None
         self._status_due: float | None = None
         self._root: RootLock | None = None
-        self._missing = False
         self._root_due = 0.0  # when to look for it again, by time.monotonic
         self._root_again_s = _ROOT_AGAIN_S
-        self._counted: Counter[str] = Counter()  # recoveries by outcome, of the installations before the last reload
+        self._failed = False
+        self._manager = ServiceManager()
+        self._watchdog = Watchdog(self._manager, lambda: self._inbox.put(_Asked.SIGN))
+        self._vitals = Vitals(settings)
+        self._outward = Outward(self._vitals)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
 
         Returns:
-            0.
+            0; 1 where it has ended by itself, to be started anew.
 
         Raises:
             AlreadyRunning, TreeTakenError: another watcher holds this state directory, or this tree.
             StateError: the state directory cannot be used.
             ValueError: the log cannot be set up.
         """
-        signal.signal(signal.SIGTERM, self._signalled)
-        signal.signal(signal.SIGINT, self._signalled)
-        signal.signal(signal.SIGHUP, self._signalled)
+        for number in (signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL):
+            signal.signal(number, self._signalled)
         with ExitStack() as closing:
             self._open(self._settings, closing)
             self._start(closing)
             while self._turn():
                 pass
+            self._manager.stopping()
         log.tell(Event.STOPPED, f"journal-watcher for {self._settings.instance} has stopped")
-        return 0
+        return int(self._failed)
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         # SimpleQueue.put may be called from a signal's handler that has interrupted a get.
-        self._inbox.put(_Asked.RELOAD if number == signal.SIGHUP else _Asked.STOP)
+        self._inbox.put(_BY_SIGNAL.get(signal.Signals(number), _Asked.STOP))
 
     # --- start and stop ---
 
@@ -113,6 +123,8 @@ class Service:
         self._history = self._new_history(self._settings)
         self._installation = self._installed(self._settings)
         announcements.started(self._settings, self._installation.rooms.probes())
+        closing.callback(self._outward.stop)
+        self._outward.start(self._settings)
         self._history.start()
         closing.callback(self._stop_history)
         closing.callback(self._stop_installation, _STOPS_WITHIN_S)
@@ -121,6 +133,7 @@ class Service:
         self._installation.begin_to_sweep()
         self._remember_clock()
         self._status_due = time.monotonic()
+        self._manager.ready(self._vitals.sentence())
 
     def _new_history(self, settings: Settings) -> Recorder:
         kept = settings.history
@@ -131,16 +144,20 @@ class Service:
         )
 
     def _installed(self, settings: Settings) -> Installation:
-        return Installation(
+        made = Installation(
             settings,
             self._clock,
             keep=self._keep,
             changed=lambda: self._inbox.put(_Asked.REPORT),
             trouble=self._inbox.put,
             swept=self._inbox.put,
+            tally=self._outward.tally,
         )
+        self._vitals.now_of(made)
+        return made
 
     def _keep(self, record: Record, change: str) -> None:
+        self._outward.recorded(record, change)
         self._history.add(record, change)  # the one of this moment: a reload may put another in its place
 
     def _stop_installation(self, deadline_s: float) -> None:
@@ -166,24 +183,26 @@ class Service:
                 self._reload()
             case _Asked.REPORT:
                 self._report_soon()
+            case _Asked.TELL:
+                announcements.state(self._vitals.status(), self._vitals.sentence(), self._installation.reconciler)
             case Trouble():
                 self._met(asked)
             case Swept():
                 self._after_sweep(asked)
-            case None:
+            case _Asked.SIGN | None:
                 pass
-        if self._missing and time.monotonic() >= self._root_due:
+        if self._vitals.root_missing and time.monotonic() >= self._root_due:
             self._look_for_root()
         if self._status_due is not None and time.monotonic() >= self._status_due:
             self._report()
-        return True
+        self._watchdog.turn(self._installation.reconciler)
+        return not self._failed
 
     def _pause(self) -> float | None:
         """How long to sleep at most, seconds; None: until something comes."""
-        pauses = [max(0.0, self._root_due - time.monotonic())] if self._missing else []
-        if self._status_due is not None:
-            pauses.append(max(0.0, self._status_due - time.monotonic()))
-        return min(pauses, default=None)
+        root_due = self._root_due if self._vitals.root_missing else None
+        dues = [due for due in (root_due, self._status_due, self._watchdog.due) if due is not None]
+        return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     def _after_sweep(self, swept: Swept) -> None:
         if isinstance(swept.error, RootMissingError):
@@ -196,9 +215,11 @@ class Service:
         elif self._root is not None and not self._root.is_still(self._settings.tree.root):
             self._lose_root("another directory has taken its place")
             return
-        if self._last_sweep is None:
+        if self._vitals.last_sweep is None:
             self._installation.check_rights()
-        self._last_sweep = swept.ended
+            self._vitals.first_sweep = swept.journals
+        self._outward.tally.swept(swept.duration_s)
+        self._vitals.last_sweep = swept.ended
         announcements.swept(swept, self._settings)
         self._remember_clock()
         self._report_soon()
@@ -210,6 +231,8 @@ class Service:
         if trouble is Trouble.FAILED:
             self._lose_root("the watch failed", min(2 * self._root_again_s, _ROOT_AGAIN_MOST_S))
             return
+        if trouble is Trouble.OVERFLOW:
+            self._outward.tally.overflowed()
         self._warn(*announcements.of_trouble(trouble, self._installation.watch_status()))
         self._installation.sweep.ask()
         self._report_soon()
@@ -231,8 +254,8 @@ class Service:
         self._root_again_s = again_s
         self._installation.unwatch()
         self._release_root()
-        if not self._missing:
-            self._missing = True
+        if not self._vitals.root_missing:
+            self._vitals.root_missing = True
             self._root_due = time.monotonic() + (again_s if again_s > _ROOT_AGAIN_S else 0.0)
             log.tell(
                 Event.ROOT_MISSING,
@@ -259,7 +282,12 @@ class Service:
         except RootMissingError:
             self._release_root()
             return
-        self._missing = False
+        self._vitals.root_missing = False
+        if self._manager.listens and _is_read_only(self._settings.tree.root):
+            # A unit's view of the file system was made when it started: what comes later, it may not write to.
+            log.tell(Event.ROOT_MISSING, announcements.read_only(self._settings))
+            self._failed = True
+            return
         log.tell(Event.ROOT_BACK, f"{printable(self._settings.tree.root)} is there; everything in it is looked at now")
         self._installation.sweep.ask()
         self._report_soon()
@@ -267,6 +295,11 @@ class Service:
     # --- reload ---
 
     def _reload(self) -> None:
+        self._manager.reloading()
+        self._read_settings()
+        self._manager.ready(self._vitals.sentence())
+
+    def _read_settings(self) -> None:
         before = self._settings
         try:
             after = load_settings(before.file)
@@ -296,21 +329,28 @@ class Service:
                 root.release()
             self._reject(str(error))
             return
-        self._counted.update(self._installation.reports.recoveries())
+        why_not = self._outward.change(after)
+        if why_not is not None:
+            if root is not None and root is not self._root:
+                root.release()
+            _configure_log(before.log, before.instance)
+            self._reject(why_not)
+            return
         self._stop_installation(_RELOADS_WITHIN_S)
         self._forget_what_was_said()
         if after.tree.root != before.tree.root:
             if root is not self._root:
                 self._release_root()
-            self._root, self._missing = root, False
+            self._root, self._vitals.root_missing = root, False
         self._settings = after
         if after.history != before.history:
             self._stop_history()
             self._history = self._new_history(after)
             self._history.start()
         self._installation = self._installed(after)
+        self._watchdog.renew()
         self._installation.start()
-        if not self._missing:
+        if not self._vitals.root_missing:
             self._begin_to_watch()
         self._installation.begin_to_sweep()
         changed = ", ".join(name for name in type(after).model_fields if getattr(after, name) != getattr(before, name))
@@ -348,22 +388,13 @@ class Service:
 
     def _report(self) -> None:
         self._status_due = None
-        counts = self._installation.reconciler.counts()
-        told = status.Status(
-            pid=os.getpid(),
-            since=self._since,
-            instance=self._settings.instance,
-            tree=os.fspath(self._settings.tree.root),
-            journals=status.Journals(hot=counts.hot, waiting=counts.waiting, held=counts.held, refused=counts.refused),
-            recoveries=self._counted + Counter(self._installation.reports.recoveries()),
-            watch=self._installation.watch_status(),
-            engine=self._installation.engine_status(),
-            last_sweep=self._last_sweep,
-        )
         try:
-            status.write(self._state, told)
+            status.write(self._state, self._vitals.status())
         except StateError as error:
             self._warn(Event.STATE_FAILED, str(error))
+        self._manager.status(self._vitals.sentence())
+        if self._vitals.first_sweep is not None:
+            self._status_due = time.monotonic() + _FIRST_SWEEP_PAUSE_S
 
     def _remember_clock(self) -> None:
         try:
@@ -395,4 +426,12 @@ def _configure_log(settings: LogSettings, instance: str) -> None:
         rotation=settings.rotation,
         retention=settings.retention,
         compression=settings.compression,
+        journal=is_its_journal(2),
     )
+
+
+def _is_read_only(root: Path) -> bool:
+    try:
+        return bool(os.statvfs(root).f_flag & os.ST_RDONLY)
+    except OSError:  # gone again
+        return False

@@ -32,7 +32,6 @@ class Reading:
 
     Attributes:
         outcomes: what became of journals since the start, by outcome.
-        found: journals found since the start, by state.
         backlog: places to be looked at now.
         engine_answers: None where no engine is asked.
         last_sweep: when it ended, aware.
@@ -42,7 +41,6 @@ class Reading:
     journals: Journals
     watch: Watch
     outcomes: Mapping[str, int]
-    found: Mapping[str, int]
     backlog: int
     root_is_there: bool
     engine_answers: bool | None
@@ -79,7 +77,9 @@ class _Service(Collector):
 
     def _counts(self, reading: Reading) -> Iterator[Metric]:
         tally = self._tally
-        yield _counter("journals_found", "Journals that were found or had changed, by state.", "state", reading.found)
+        yield _counter(
+            "journals_found", "Journals that were found or had changed, by state.", "state", tally.found_by_state()
+        )
         outcomes = dict.fromkeys(_OUTCOMES, 0) | dict(reading.outcomes)
         yield _counter("recoveries", "What became of journals, by outcome.", "outcome", outcomes)
         yield from _by_session(tally)

@@ -59,7 +59,6 @@ class Tally:
         self._sweeps = Durations(_SWEEP_BOUNDS_S)
         self._overflows = 0
         self._hooks: Counter[tuple[str, bool]] = Counter()
-        self._outcomes: Counter[str] = Counter()
         self._found: Counter[str] = Counter()
 
     def judged(self, judgement: Judgement) -> None:
@@ -87,16 +86,14 @@ class Tally:
         with self._guard:
             self._hooks[event, went_well] += 1
 
-    def carry(self, outcomes: Mapping[str, int], found: Mapping[str, int]) -> None:
-        """What was counted up to a reload by those that count anew after it."""
+    def found(self, state: str) -> None:
+        """A journal was found, or has changed."""
         with self._guard:
-            self._outcomes.update(outcomes)
-            self._found.update(found)
+            self._found[state] += 1
 
-    def carried(self) -> tuple[Counter[str], Counter[str]]:
-        """What :meth:`carry` was told: outcomes, and journals found by state."""
+    def found_by_state(self) -> dict[str, int]:
         with self._guard:
-            return Counter(self._outcomes), Counter(self._found)
+            return dict(self._found)
 
     def verdicts(self) -> dict[tuple[str, str], int]:
         """Answers by probe."""

@@ -1,0 +1,115 @@
+"""What the service shows of itself to the outside: to its service manager, by HTTP, and to the user's hooks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from watcher.names import printable
+from watcher.records import log
+from watcher.records.events import Event
+from watcher.records.hooks import Hooks, programs_of
+from watcher.records.record import Record
+from watcher.records.tally import Tally
+from watcher.settings import Settings
+from watcher.vitals import Vitals
+
+if TYPE_CHECKING:  # loaded only where something is served
+    from watcher.records.listener import Listener
+
+__all__ = ["Outward"]
+
+_HOOKS_STOP_WITHIN_S = 0.3
+
+
+class Outward:
+    """The hooks and the listener of the settings of the moment. Started, changed and stopped by the main thread."""
+
+    def __init__(self, vitals: Vitals) -> None:
+        self.tally = Tally()
+        self._vitals = vitals
+        self._hooks: Hooks | None = None
+        self._listener: Listener | None = None
+        self._settings: Settings | None = None
+
+    def start(self, settings: Settings) -> None:
+        """Take the settings as they are: an address that cannot be had is told, and costs nobody a recovery."""
+        self._settings = settings
+        try:
+            self._listener = self._listening(settings)
+        except OSError as error:
+            message = f"{_cannot_listen(settings, error)}; nothing is served until a restart or a reload"
+            log.tell(Event.SETTINGS_REJECTED, message)
+        self._hooks = self._hooked(settings)
+
+    def change(self, settings: Settings) -> str | None:
+        """Take other settings.
+
+        Returns:
+            Why they cannot be taken: then all stays as it was.
+        """
+        before = self._settings
+        assert before is not None
+        if settings.metrics != before.metrics or (self._listener is None and settings.metrics.listen is not None):
+            self._stop_listening()  # first, since the new address may be a part of the old one
+            try:
+                self._listener = self._listening(settings)
+            except OSError as error:
+                self._listen_again(before)
+                return _cannot_listen(settings, error)
+        if (settings.hooks, settings.file.parent) != (before.hooks, before.file.parent):
+            self._stop_hooks()
+            self._hooks = self._hooked(settings)
+        self._settings = settings
+        return None
+
+    def stop(self) -> None:
+        self._stop_listening()
+        self._stop_hooks()
+
+    def recorded(self, record: Record, change: str) -> None:
+        """Something became of a journal; called from any thread, never waits."""
+        self.tally.recorded(record)
+        hooks = self._hooks
+        if hooks is not None:
+            hooks.add(record, change)
+
+    def _listening(self, settings: Settings) -> Listener | None:
+        if settings.metrics.listen is None:
+            return None
+        from watcher.records.listener import Listener  # noqa: PLC0415 - and prometheus-client: only where they serve
+        from watcher.records.routes import routes  # noqa: PLC0415
+
+        how = self._vitals
+        made = Listener(
+            settings.metrics.listen,
+            routes(read=how.reading, tally=self.tally, turns=how.turns, troubles=how.troubles),
+        )
+        made.start()
+        return made
+
+    def _listen_again(self, before: Settings) -> None:
+        try:
+            self._listener = self._listening(before)
+        except OSError as error:
+            log.tell(Event.SETTINGS_REJECTED, f"{_cannot_listen(before, error)} again; nothing is served")
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+
+    def _hooked(self, settings: Settings) -> Hooks | None:
+        if not programs_of(settings.hooks):
+            return None
+        made = Hooks(settings.hooks, settings.file.parent, settings.instance, self.tally.hooked)
+        made.start()
+        return made
+
+    def _stop_hooks(self) -> None:
+        if self._hooks is not None:
+            self._hooks.stop(_HOOKS_STOP_WITHIN_S)
+            self._hooks = None
+
+
+def _cannot_listen(settings: Settings, error: OSError) -> str:
+    return f"metrics.listen: cannot listen on {printable(settings.metrics.listen or '')}: {error.strerror}"
