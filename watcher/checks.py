@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import resource
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 
 import apsw
@@ -19,7 +21,8 @@ from watcher.filesystem import file_system_of
 from watcher.journal import DATABASE_MAGIC
 from watcher.names import printable
 from watcher.pinned import LookAgainError, Pinned
-from watcher.records.state_dir import StateError, StateMissing, inspect
+from watcher.records.hooks import programs_of, trouble_with_program
+from watcher.records.state_dir import StateError, StateMissing, holder, inspect
 from watcher.settings import LocksMode, Settings, expand
 from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
 
@@ -91,6 +94,8 @@ def run_checks(settings: Settings) -> list[Check]:
     tree = Tree(settings.tree)
     checks = [Check("settings", Level.OK, f"{printable(settings.file)} is valid"), _check_sqlite()]
     checks.append(_check_state_dir(settings))
+    checks.extend(_check_hooks(settings))
+    checks.extend(_check_listening(settings))
     try:
         root = tree.open_root()
     except RootMissingError as error:
@@ -219,6 +224,39 @@ def _told_shut(shut: list[str]) -> Check:
     return Check(
         "readable", Level.WARNING, detail, "let us in, or, where no session lies in there, name it in tree.exclude"
     )
+
+
+def _check_hooks(settings: Settings) -> Iterator[Check]:
+    for outcome, argv in programs_of(settings.hooks).items():
+        name = f"hooks.{outcome.value}"
+        trouble = trouble_with_program(argv[0])
+        if trouble is None:
+            yield Check(name, Level.OK, f"runs {printable(argv[0])}")
+        else:
+            yield Check(name, Level.ERROR, trouble, f"see to it, or change {name}")
+
+
+def _check_listening(settings: Settings) -> Iterator[Check]:
+    listen = settings.metrics.listen
+    if listen is None:
+        return
+    host, _, port = listen.rpartition(":")
+    everybody = "" if ip_address(host.strip("[]")).is_loopback else "; whoever reaches this address may read it"
+    try:
+        running = holder(settings.state_dir) is not None
+    except StateError:
+        running = False
+    if running:  # it has the address itself
+        yield Check("metrics", Level.OK, f"the service listens on {listen}{everybody}")
+        return
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    try:
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        detail = f"cannot listen on {listen}: {error.strerror}"
+        yield Check("metrics", Level.ERROR, detail, "end the program that has it, or change metrics.listen")
+    else:
+        yield Check("metrics", Level.OK, f"{listen} is free{everybody}")
 
 
 def _check_rights(found: Unwritable) -> Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,7 @@ def run(config: Config = None) -> None:
     from watcher.root_lock import TreeTakenError
     from watcher.service import Service
 
+    faulthandler.enable()  # a watchdog's SIGABRT leaves behind where each thread was
     try:
         status = Service(settings).run()
     except (AlreadyRunning, TreeTakenError) as error:
