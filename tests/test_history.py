@@ -294,7 +294,7 @@ while most < 2000:
     most = len(history.query())
     torn += most % 50 != 0
     reads += 1
-print("torn", torn, "many" if reads > 2 else "few", flush=True)
+print("torn", torn, "many" if reads > 1 else "few", flush=True)
 """
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from watcher.look import Look, LookAgainError, Pair
 from watcher.names import printable
+from watcher.records.state_dir import StateDir, StateError
 from watcher.settings import SnapshotSettings
 from watcher.tree import UnsafeError
 
@@ -96,6 +97,7 @@ class Snapshots:
         self._settings = settings
         self._lock = threading.Lock()
         self._kept: list[_Kept] | None = None  # oldest first; read from the disk at first use; guarded by _lock
+        self._has_directory = False  # a second thread may make and check it once more
         self._count = 0  # distinguishes two snapshots of one millisecond; guarded by _lock
 
     def obstacle(self, look: Look) -> str | None:
@@ -124,7 +126,8 @@ class Snapshots:
         self._check_size(_size_bytes(look))
         try:
             kept = self._begin(pair, _size_bytes(look) + _OVERHEAD_BYTES)
-        except OSError as error:
+        except (OSError, StateError) as error:
+            self._has_directory = False
             raise self._failed(error) from error
         try:
             with pair.database_readable() as database:
@@ -192,7 +195,7 @@ class Snapshots:
         parts = place.parts if pair.session else place.parts[:1]
         session = "/".join(parts)
         database = place.relative[len(session) :].lstrip("/")
-        _make_private(self._directory, os.path.dirname(self._directory))
+        self._make_directory()
         with self._lock:
             home = os.path.join(self._directory, _slug(session or "."), _slug(database))
             self._make_room(size_bytes, os.path.dirname(home))
@@ -202,6 +205,13 @@ class Snapshots:
             _make_private(kept.path, self._directory)
             self._index().append(kept)
         return kept
+
+    def _make_directory(self) -> None:
+        """The state directory is made, or checked to be ours alone, before the first copy of what is private."""
+        if not self._has_directory:
+            with StateDir.open(Path(self._directory).parent):
+                _make_private(self._directory, os.path.dirname(self._directory))
+            self._has_directory = True
 
     def _finish(self, kept: _Kept) -> str:
         with self._lock:
