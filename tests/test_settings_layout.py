@@ -93,6 +93,14 @@ def test_a_layout_that_cannot_be_is_refused(text: str, told: str) -> None:
         Layout.parse(text)
 
 
+def test_no_field_can_climb_out_of_a_directory() -> None:
+    layout = Layout.parse("x{session}")
+    assert layout.match(["x.."]) is None
+    assert layout.match(["x."]) is None
+    assert not layout.match_directory(0, "x..")
+    assert layout.match(["x..."]) == {"session": "..."}
+
+
 def test_a_hostile_directory_name_costs_nothing() -> None:
     """A regular expression of this layout would try more ways than there are seconds."""
     layout = Layout.parse("-".join(f"{{f{number}}}" for number in range(20)) + "!")

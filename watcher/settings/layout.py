@@ -43,14 +43,17 @@ class _Component:
             start = at + len(literal)
         if start >= end:
             return None
-        return (*found, part[start:end])
+        values = (*found, part[start:end])
+        # A path made of a field must not climb: a directory `x..` is nobody's session.
+        return None if any(value in {".", ".."} for value in values) else values
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """`{agent_group}/{session}`: one component for each directory below the root, literal text and fields in it.
 
-    A value of a field is always a directory's name or a part of one: never empty, never with a slash.
+    A value of a field is always a directory's name or a part of one: never empty, never with a slash,
+    never `.` or `..`.
     """
 
     text: str
