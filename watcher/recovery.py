@@ -172,7 +172,7 @@ class Recovery:
             except rollback.CorruptError as error:
                 return self._corrupt(record, since, str(error), warnings)
             except rollback.RollbackError as error:
-                return _ended(record, Outcome.FAILED, since, f"rolled back, but {error}", warnings=warnings)
+                warnings += ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
         return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note)
 
     def verify(self, pair: Pair, record: Record) -> tuple[Health, str]:

@@ -96,17 +96,17 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
         raise RollbackError(str(error)) from error
     except apsw.ReadOnlyError as error:
         raise RollbackError(f"we may not write it (uid {os.geteuid()}): {error}", began=grant.has_written) from error
-    except apsw.CantOpenError as error:
-        # Without shared memory SQLite cannot read a database in WAL mode; the rollback came before.
-        if grant.finished_journal and _says_wal(pair):
-            return Rolled(grant.pages, finished_journal=True, is_wal=True)
-        raise _failed(grant, error) from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         if grant.finished_journal:
             raise CorruptError(_words(error)) from error
         raise _failed(grant, error) from error
     except apsw.Error as error:
-        raise _failed(grant, error) from error
+        # What fails after the journal is finished undoes no rollback: a disk at the read that follows, or SQLite, which
+        # cannot read a database in WAL mode without shared memory.
+        if not grant.finished_journal:
+            raise _failed(grant, error) from error
+        is_wal = isinstance(error, apsw.CantOpenError) and _says_wal(pair)
+        return Rolled(grant.pages, finished_journal=True, is_wal=is_wal)
     return Rolled(grant.pages, grant.finished_journal, is_wal=False)
 
 
