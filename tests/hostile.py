@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,3 +167,14 @@ def only_rolled_back(root: Path, *databases: Path) -> Iterator[None]:
 def rounds(few: int) -> int:
     """How often a race is run: `few` times, or as often as JOURNAL_WATCHER_ROUNDS says."""
     return int(os.environ.get("JOURNAL_WATCHER_ROUNDS", few))
+
+
+def slow_to_check(database: Path) -> Path:
+    """Make a database whose schema has `quick_check` compute for hours: one `instr`, which nothing interrupts."""
+    with closing(sqlite3.connect(database)) as connection:
+        haystack, needle = "zeroblob(400000000)", "zeroblob(200000000) || x'01'"
+        connection.execute("PRAGMA ignore_check_constraints = on")
+        connection.execute(f"CREATE TABLE t (x, CHECK (x = 1 OR instr({haystack}, {needle}) = 0))")
+        with connection:
+            connection.execute("INSERT INTO t VALUES (2)")
+    return database

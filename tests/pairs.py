@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -172,3 +174,70 @@ def looker(root: Path, *, max_journal_bytes: int = 1 << 30) -> Looker:
 def look_at(path: Path, *, max_journal_bytes: int = 1 << 30) -> Look:
     """One look at the pair of this database, in a tree that is its directory."""
     return looker(path.parent, max_journal_bytes=max_journal_bytes).look(Place("", path.name))
+
+
+def wal_switch(database: Path) -> None:
+    """A writer that is killed while it switches a database from WAL to DELETE."""
+    killed = subprocess.run([sys.executable, "-c", _WAL_SWITCH, str(database)], check=False)
+    assert killed.returncode == -9
+
+
+_WAL_SWITCH = """
+import os, signal, sys
+import apsw
+
+class Disk(apsw.VFS):
+    def __init__(self):
+        super().__init__("disk", "")
+    def xDelete(self, name, sync):
+        if switching and name.endswith("-journal"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().xDelete(name, sync)
+
+disk = Disk()
+switching = False
+connection = apsw.Connection(sys.argv[1], vfs="disk")
+connection.pragma("journal_mode", "wal")
+connection.execute("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+switching = True
+connection.pragma("journal_mode", "delete")
+"""
+
+
+def journal_with_page_1(database: Path, page: bytes) -> bytes:
+    """A sound journal that gives page 1 this content."""
+    pages = database.stat().st_size // 1024
+    header = bytes.fromhex("d9d505f920a163d7") + b"".join(n.to_bytes(4, "big") for n in (1, 0, pages, 512, 1024))
+    checksum = sum(page[at] for at in range(len(page) - 200, 0, -200)) & 0xFFFFFFFF
+    return header.ljust(512, b"\0") + (1).to_bytes(4, "big") + page + checksum.to_bytes(4, "big")
+
+
+READERS_LOCK = ("F_RDLCK", 0x40000002, 510)
+RESERVED_LOCK = ("F_WRLCK", 0x40000001, 1)
+"""Locks of SQLite's: their kind, and the first byte and the number of bytes of the database file (os_unix.c)."""
+_HOLD = """
+import fcntl, os, struct, sys
+path, kind, start, length = sys.argv[1:]
+descriptor = os.open(path, os.O_RDWR)
+lock = struct.pack("hhqqi4x", getattr(fcntl, kind), 0, int(start), int(length), 0)
+fcntl.fcntl(descriptor, fcntl.F_SETLK, lock)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(database: Path, lock: tuple[str, int, int]) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds a lock on the database."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(database), *map(str, lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        yield holder
+    finally:
+        holder.communicate("")

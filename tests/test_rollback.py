@@ -15,7 +15,18 @@ import apsw
 import pytest
 
 from tests.hostile import everything_in, only_rolled_back
-from tests.pairs import INITIAL_PAGES, Bytes, Shape, left_by_sqlite, looker
+from tests.pairs import (
+    INITIAL_PAGES,
+    READERS_LOCK,
+    RESERVED_LOCK,
+    Bytes,
+    Shape,
+    holding,
+    journal_with_page_1,
+    left_by_sqlite,
+    looker,
+    wal_switch,
+)
 from tests.writers import CrashedPair, journal_of, make_database, writing
 from watcher import narrow
 from watcher.look import Look, Pair
@@ -150,34 +161,6 @@ def test_a_name_of_any_bytes_is_no_matter(tree: Path, tmp_path: Path, crashed: C
 # --- a switch from WAL ---
 
 
-def wal_switch(database: Path) -> None:
-    """A writer that is killed while it switches a database from WAL to DELETE."""
-    killed = subprocess.run([sys.executable, "-c", _WAL_SWITCH, str(database)], check=False)
-    assert killed.returncode == -9
-
-
-_WAL_SWITCH = """
-import os, signal, sys
-import apsw
-
-class Disk(apsw.VFS):
-    def __init__(self):
-        super().__init__("disk", "")
-    def xDelete(self, name, sync):
-        if switching and name.endswith("-journal"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().xDelete(name, sync)
-
-disk = Disk()
-switching = False
-connection = apsw.Connection(sys.argv[1], vfs="disk")
-connection.pragma("journal_mode", "wal")
-connection.execute("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
-switching = True
-connection.pragma("journal_mode", "delete")
-"""
-
-
 def test_a_killed_switch_from_wal_is_rolled_back_and_nothing_is_made_beside_it(tree: Path) -> None:
     database = tree / "outbound.db"
     wal_switch(database)
@@ -196,28 +179,10 @@ def test_a_killed_switch_from_wal_is_rolled_back_and_nothing_is_made_beside_it(t
 
 def test_a_reader_that_stays_makes_it_busy_and_changes_nothing(database: Path) -> None:
     before = everything_in(database.parent)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD_SHARED, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with looked_at(database) as (pair, look), pytest.raises(BusyError):
-            roll_back(pair, look, busy_timeout_s=0.01)
-    finally:
-        holder.communicate("")
+    with holding(database, READERS_LOCK), looked_at(database) as (pair, look), pytest.raises(BusyError):
+        roll_back(pair, look, busy_timeout_s=0.01)
     assert everything_in(database.parent)["outbound.db"] == before["outbound.db"]
     assert rolled_back(database).found_something
-
-
-_HOLD_SHARED = """
-import fcntl, os, struct, sys
-descriptor = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(descriptor, fcntl.F_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0x40000002, 510, 0))
-print("held", flush=True)
-sys.stdin.read()
-"""
-_HOLD_RESERVED = _HOLD_SHARED.replace("F_RDLCK, 0, 0x40000002, 510", "F_WRLCK, 0, 0x40000001, 1")
 
 
 def test_a_writer_in_a_transaction_that_has_spilled_makes_it_busy(tree: Path) -> None:
@@ -232,16 +197,8 @@ def test_a_writer_in_a_transaction_that_has_spilled_makes_it_busy(tree: Path) ->
 
 def test_a_writer_in_a_transaction_that_has_not_spilled_makes_it_clean(database: Path) -> None:
     """It holds the RESERVED lock alone, and a journal is not hot then."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD_RESERVED, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with looked_at(database) as (pair, look), only_rolled_back(database.parent):
-            assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
-    finally:
-        holder.communicate("")
+    with holding(database, RESERVED_LOCK), looked_at(database) as (pair, look), only_rolled_back(database.parent):
+        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
 
 
 def test_what_another_recovery_has_done_meanwhile_is_clean(database: Path) -> None:
@@ -279,25 +236,17 @@ def test_a_rollback_that_leaves_a_corrupt_page_1_is_told_as_that(database: Path)
         connection.execute("SELECT count(*) FROM t").fetchone()
     page = bytearray(database.read_bytes()[:1024])
     page[16:18] = b"\x03\x03"  # no page size
-    with_it = _journal_with_page_1(database, bytes(page))
+    with_it = journal_with_page_1(database, bytes(page))
     journal_of(database).write_bytes(with_it)
     with looked_at(database) as (pair, look), pytest.raises(CorruptError, match="not a database"):
         roll_back(pair, look, busy_timeout_s=0.01)
     assert not journal_of(database).exists()
 
 
-def _journal_with_page_1(database: Path, page: bytes) -> bytes:
-    """A sound journal that gives page 1 this content."""
-    pages = database.stat().st_size // 1024
-    header = bytes.fromhex("d9d505f920a163d7") + b"".join(n.to_bytes(4, "big") for n in (1, 0, pages, 512, 1024))
-    checksum = sum(page[at] for at in range(len(page) - 200, 0, -200)) & 0xFFFFFFFF
-    return header.ljust(512, b"\0") + (1).to_bytes(4, "big") + page + checksum.to_bytes(4, "big")
-
-
 def test_a_corrupt_page_1_that_the_rollback_mends_is_no_matter(database: Path, crashed: CrashedPair) -> None:
     sound = crashed.recovered[:1024]
     database.write_bytes(crashed.recovered)
-    journal = _journal_with_page_1(database, sound)
+    journal = journal_with_page_1(database, sound)
     database.write_bytes(sound[:16] + b"\xff" * 1008 + crashed.recovered[1024:])
     journal_of(database).write_bytes(journal)
     assert rolled_back(database).pages == 1
