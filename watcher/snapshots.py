@@ -14,8 +14,8 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from watcher.look import Look, LookAgainError, Pair
 from watcher.names import printable
 from watcher.records.state_dir import StateDir, StateError
 from watcher.settings import SnapshotSettings
+from watcher.snapshot_index import CORRUPT, Index, Kept, Shelf
 from watcher.tree import UnsafeError
 
 __all__ = ["SnapshotError", "SnapshotSkipped", "Snapshots"]
@@ -36,7 +37,6 @@ _MOST_KEPT = 10_000
 """Of tiny pairs `max_total` holds so many that the inodes of the disk, and our memory, would be gone first."""
 _OVERHEAD_BYTES = 16_384
 """What a snapshot takes on the disk beside its bytes: a directory, and two files that fill their last block in part."""
-_CORRUPT = ".corrupt"
 _UNFINISHED = ".unfinished"
 _LEFT_BEHIND_S = 3600.0
 """An unfinished one that is older was left by a process that was killed."""
@@ -48,37 +48,6 @@ class SnapshotError(Exception):
 
 class SnapshotSkipped(SnapshotError):  # noqa: N818 - a rule, not a failure
     """The settings, or the space that is left, allow no copy of this size."""
-
-
-@dataclass(slots=True)
-class _Kept:
-    """A snapshot on the disk.
-
-    Attributes:
-        size_bytes: what it takes there.
-        is_being_made: by some thread at this moment: it counts, and nobody takes it away.
-    """
-
-    path: str
-    size_bytes: int
-    is_being_made: bool = False
-
-    @property
-    def stamp(self) -> str:
-        """They order by age, by this."""
-        return os.path.basename(self.path)
-
-    @property
-    def database(self) -> str:
-        return os.path.dirname(self.path)
-
-    @property
-    def session(self) -> str:
-        return os.path.dirname(self.database)
-
-    @property
-    def is_of_corrupt(self) -> bool:
-        return self.path.endswith(_CORRUPT)
 
 
 class Snapshots:
@@ -96,7 +65,7 @@ class Snapshots:
         self._directory = os.fspath(directory)
         self._settings = settings
         self._lock = threading.Lock()
-        self._kept: list[_Kept] | None = None  # oldest first; read from the disk at first use; guarded by _lock
+        self._kept: Index | None = None  # read from the disk at first use; guarded by _lock
         self._has_directory = False  # a second thread may make and check it once more
         self._count = 0  # distinguishes two snapshots of one millisecond; guarded by _lock
 
@@ -143,7 +112,8 @@ class Snapshots:
     def drop(self, path: str) -> None:
         """Forget a snapshot after which nothing was done."""
         with self._lock:
-            self._remove([each for each in self._index() if each.path == path])
+            kept = self._index().by_path.get(path)
+            self._remove([] if kept is None else [kept])
 
     def keep_for_corrupt(self, path: str) -> str:
         """Let the snapshot of a database that came out corrupt outlive the others: the newest three of each database
@@ -154,14 +124,14 @@ class Snapshots:
         """
         with self._lock:
             try:
-                os.rename(path, path + _CORRUPT)
+                os.rename(path, path + CORRUPT)
             except OSError as error:
                 raise SnapshotError(f"{path}: {_words(error)}") from error
-            for each in self._index():
-                if each.path == path:
-                    each.path = path + _CORRUPT
+            kept = self._index().by_path.get(path)
+            if kept is not None:
+                self._index().rename(kept, path + CORRUPT)
             self._prune(os.path.dirname(path))
-        return path + _CORRUPT
+        return path + CORRUPT
 
     @staticmethod
     def sync(path: str) -> None:
@@ -189,7 +159,7 @@ class Snapshots:
                 f"{size_bytes} bytes are more than a quarter of recovery.snapshot.max_total ({share})"
             )
 
-    def _begin(self, pair: Pair, size_bytes: int) -> _Kept:
+    def _begin(self, pair: Pair, size_bytes: int) -> Kept:
         """Make room for a new snapshot, and count it from now on."""
         place = pair.place
         parts = place.parts if pair.session else place.parts[:1]
@@ -201,9 +171,9 @@ class Snapshots:
             self._make_room(size_bytes, os.path.dirname(home))
             self._count = (self._count + 1) % 1_000_000
             stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}-{self._count:06d}"
-            kept = _Kept(os.path.join(home, stamp + _UNFINISHED), size_bytes, is_being_made=True)
+            kept = Kept(os.path.join(home, stamp + _UNFINISHED), size_bytes, is_being_made=True)
             _make_private(kept.path, self._directory)
-            self._index().append(kept)
+            self._index().add(kept)
         return kept
 
     def _make_directory(self) -> None:
@@ -213,11 +183,12 @@ class Snapshots:
                 _make_private(self._directory, os.path.dirname(self._directory))
             self._has_directory = True
 
-    def _finish(self, kept: _Kept) -> str:
+    def _finish(self, kept: Kept) -> str:
         with self._lock:
             finished = kept.path.removesuffix(_UNFINISHED)
             os.rename(kept.path, finished)
-            kept.path, kept.is_being_made = finished, False
+            self._index().rename(kept, finished)
+            kept.is_being_made = False
             self._prune(kept.database, spare=kept)
         return finished
 
@@ -225,74 +196,65 @@ class Snapshots:
         """Let the oldest go until the new one fits into `max_total`, and into the quarter of it which a session has."""
         index = self._index()
         most = self._settings.max_total
-        of_session = [each for each in index if each.session == session]
+        of_session = index.of_session(session)
         self._shrink(of_session, int(most * _SESSION_SHARE) - size_bytes, int(_MOST_KEPT * _SESSION_SHARE) - 1)
-        self._shrink(index, most - size_bytes, _MOST_KEPT - 1)
+        self._shrink(index.all, most - size_bytes, _MOST_KEPT - 1)
         disk = os.statvfs(self._directory)
         if disk.f_bavail * disk.f_frsize - size_bytes < disk.f_blocks * disk.f_frsize * _FREE_SHARE:
             raise OSError(errno.ENOSPC, f"less than {_FREE_SHARE:.0%} of the disk would stay free")
 
-    def _shrink(self, among: list[_Kept], most_bytes: int, most: int) -> None:
-        excess_bytes = sum(each.size_bytes for each in among) - most_bytes
+    def _shrink(self, among: Shelf, most_bytes: int, most: int) -> None:
+        excess_bytes = among.size_bytes - most_bytes
         excess = len(among) - most
         victims = []
-        for each in sorted(among, key=_worth):
-            if excess_bytes <= 0 and excess <= 0:
-                break
-            if not each.is_being_made:
+        if excess_bytes > 0 or excess > 0:
+            for each in among.in_order_of_worth():
+                if excess_bytes <= 0 and excess <= 0:
+                    break
                 victims.append(each)
                 excess_bytes -= each.size_bytes
                 excess -= 1
         self._remove(victims)
 
-    def _prune(self, database: str, spare: _Kept | None = None) -> None:
+    def _prune(self, database: str, spare: Kept | None = None) -> None:
         """Leave the newest `keep` of a database, and the newest three of its corrupt ones.
 
         Args:
             spare: the one that was just made, which a clock that was set back makes look old.
         """
-        of_it = sorted((e for e in self._index() if e.database == database and not e.is_being_made), key=_worth)
+        of_it = list(self._index().of_database(database).in_order_of_worth())
         corrupt = [each for each in of_it if each.is_of_corrupt]
         others = [each for each in of_it if not each.is_of_corrupt]
         victims = corrupt[:-_KEEP_CORRUPT] + others[: max(0, len(others) - self._settings.keep)]
         self._remove([each for each in victims if each is not spare])
 
-    def _remove(self, victims: list[_Kept]) -> None:
-        if not victims:
-            return
+    def _remove(self, victims: list[Kept]) -> None:
         for each in victims:
+            self._index().remove(each)
             shutil.rmtree(each.path, ignore_errors=True)
             for directory in (each.database, each.session):
                 with suppress(OSError):  # it holds others
                     os.rmdir(directory)
-        gone = {each.path for each in victims}
-        index = self._index()
-        index[:] = [each for each in index if each.path not in gone]
 
-    def _index(self) -> list[_Kept]:
+    def _index(self) -> Index:
         """The snapshots there are; the caller holds the lock."""
         if self._kept is None:
-            self._kept = sorted(self._read_index(), key=_worth)
+            self._kept = Index()
+            for each in sorted(self._on_disk(), key=lambda kept: os.path.basename(kept.path)):
+                self._kept.add(each)
         return self._kept
 
-    def _read_index(self) -> list[_Kept]:
-        found = []
+    def _on_disk(self) -> Iterator[Kept]:
         for path in Path(self._directory).glob("*/*/*"):
             with suppress(OSError):  # another process of ours has just pruned it
                 if path.name.endswith(_UNFINISHED) and time.time() - path.stat().st_mtime > _LEFT_BEHIND_S:
                     shutil.rmtree(path)
                     continue
                 size_bytes = sum(file.stat().st_size for file in path.iterdir())
-                found.append(_Kept(os.fspath(path), size_bytes + _OVERHEAD_BYTES))
-        return found
+                yield Kept(os.fspath(path), size_bytes + _OVERHEAD_BYTES)
 
     def _failed(self, error: Exception) -> SnapshotError:
         return SnapshotError(f"no snapshot in {printable(self._directory)}: {_words(error)}")
-
-
-def _worth(kept: _Kept) -> tuple[bool, str]:
-    """In which order they go: the oldest first, those of corrupt databases last."""
-    return kept.is_of_corrupt, kept.stamp
 
 
 def _size_bytes(look: Look) -> int:
