@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from watcher.checks import unwritable
 from watcher.decision import Examiner
 from watcher.filesystem import file_system_of
 from watcher.hints.filesystem import FilesystemHints
+from watcher.hints.root import RootHints
 from watcher.hints.survey import Survey
 from watcher.hints.sweep import Sweep, Swept
 from watcher.hints.trouble import Trouble
@@ -165,6 +167,7 @@ class Installation:
         self._trouble = trouble
         self._swept = swept
         self._files: FilesystemHints | None = None
+        self._root: RootHints | None = None
         self.sweep = Sweep(
             survey,
             interval_s=settings.watch.sweep_interval,
@@ -227,19 +230,30 @@ class Installation:
             is_local = file_system_of(root).is_local
         finally:
             os.close(root)
+        goes = threading.Semaphore(1)  # the root's own watch and its parent's may both tell its end: once is enough
+
+        def trouble(what: Trouble) -> None:
+            if what is not Trouble.ROOT_GONE or goes.acquire(blocking=False):
+                self._trouble(what)
+
         files = FilesystemHints(
             tree,
             backend=settings.backend,
             hint=self.reconciler.hint,
-            sweep=self._trouble,
+            sweep=trouble,
             poll_interval_s=settings.sweep_interval / _POLLS_PER_SWEEP,
             also_poll=settings.backend is WatchBackend.AUTO and not is_local,
         )
         files.start()
         self._files = files
+        self._root = RootHints(tree.root, lambda: trouble(Trouble.ROOT_GONE))
+        self._root.start()
 
     def unwatch(self) -> None:
         """Stop to watch the tree."""
+        if self._root is not None:
+            self._root.stop()
+            self._root = None
         if self._files is not None:
             self._files.stop()
             self._files = None
