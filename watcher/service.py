@@ -233,12 +233,17 @@ class Service:
             return
         if trouble is Trouble.OVERFLOW:
             self._outward.tally.overflowed()
-        self._warn(*announcements.of_trouble(trouble, self._installation.watch_status()))
+        self._warn(*announcements.of_trouble(trouble, self._installation.watch_status()), trouble)
         self._installation.sweep.ask()
         self._report_soon()
 
-    def _warn(self, event: Event, message: str) -> None:
-        left_out = self._repeats.allow(event, message, time.monotonic())
+    def _warn(self, event: Event, message: str, about: object = None) -> None:
+        """Tell it once, then seldom.
+
+        Args:
+            about: what makes it the same, where the message has figures that change, or several things share the event.
+        """
+        left_out = self._repeats.allow((event, about), message if about is None else None, time.monotonic())
         if left_out is not None:
             log.tell(event, message)
 
@@ -391,7 +396,7 @@ class Service:
         try:
             status.write(self._state, self._vitals.status())
         except StateError as error:
-            self._warn(Event.STATE_FAILED, str(error))
+            self._warn(Event.STATE_FAILED, str(error), "status")
         self._manager.status(self._vitals.sentence())
         if self._vitals.first_sweep is not None:
             self._status_due = time.monotonic() + _FIRST_SWEEP_PAUSE_S
@@ -400,7 +405,7 @@ class Service:
         try:
             remember_boot_times(self._state, self._clock.bounds())
         except StateError as error:
-            self._warn(Event.STATE_FAILED, str(error))
+            self._warn(Event.STATE_FAILED, str(error), "boot times")
 
     def _history_failed(self, error: HistoryError, waiting: int) -> None:
         left_out = self._repeats.allow(HISTORY_NAME, str(error), time.monotonic())
