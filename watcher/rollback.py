@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
     except RightsError as error:
         raise RollbackError(str(error)) from error
     except apsw.ReadOnlyError as error:
-        raise RollbackError(f"we may not write it (uid {os.geteuid()}): {error}", began=grant.has_written) from error
+        raise RollbackError(_why_read_only(pair, look), began=grant.has_written) from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         if grant.finished_journal:
             raise CorruptError(_words(error)) from error
@@ -174,6 +175,16 @@ def _whose_rights(pair: Pair, look: Look) -> int | None:
         return None
     owners = {look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid}
     return owners.pop() or None if len(owners) == 1 else None
+
+
+def _why_read_only(pair: Pair, look: Look) -> str:
+    assert look.database is not None
+    if os.fstatvfs(pair.directory_fd).f_flag & os.ST_RDONLY:
+        return "its file system is mounted read-only: mount it read-write"
+    return (
+        f"we may not write it (uid {os.geteuid()}), for it belongs to uid {look.database.uid} and has the mode"
+        f" {stat.S_IMODE(look.database.mode):04o}: give us the right, or run journal-watcher as that user"
+    )
 
 
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:
