@@ -124,7 +124,9 @@ class Reports:
         name, path = _name(finding.place), finding.path
         self.count(record.outcome)
         for event, why in attempt.warnings:
-            left_out = self._repeats.allow((event, finding.place.directory), why, time.monotonic())
+            # A snapshot fails for what is wrong with the state's disk, which is the same for each database.
+            about = None if event is Event.SNAPSHOT_FAILED else finding.place.directory
+            left_out = self._repeats.allow((event, about), why, time.monotonic())
             if left_out is not None:
                 log.tell(event, f"{name}: {why}{_left_out(left_out)}", database=path)
         match record.outcome:
@@ -163,7 +165,7 @@ class Reports:
             again = "" if again_s is None else f"; trying again in {format_seconds(again_s)}, then less often"
             log.tell(
                 Event.RECOVERY_FAILED,
-                f"{_name(finding.place)}: {record.error}. Database and journal are as they were{again}"
+                f"{_name(finding.place)}: {record.error}. Nothing is lost, for its journal is kept{again}"
                 f"{_left_out(left_out)}",
                 database=finding.path,
             )
