@@ -116,7 +116,7 @@ class TestSystemd:
         finally:
             shutil.rmtree(units)
         mine = (dumped.stdout + dumped.stderr).decode().partition("-> Unit jw.service:")[2].partition("-> Unit ")[0]
-        assert f"ReadWritePaths: {odd.state_dir} {odd.log_dir} -{odd.tree}\n" in mine
+        assert f"ReadWritePaths: -{odd.state_dir} -{odd.log_dir} -{odd.tree}\n" in mine
         assert f"Environment: JOURNAL_WATCHER__INSTANCE={odd.instance}\n x" in mine.replace("\\n", "\n")
         (started,) = re.findall(r"ExecStart:\n\s*Command Line: (.*)", mine)
         assert _unescaped(started).endswith(f"run -c {odd.settings_file}")
@@ -141,7 +141,7 @@ class TestSystemd:
 
     def test_a_root_that_is_not_there_keeps_nothing_from_starting(self, tmp_path: Path) -> None:
         facts = facts_of(load(tmp_path, "tree: {root: /srv/none/such}\nstate_dir: /var/lib/x"), {})
-        assert values_of(systemd(facts), "ReadWritePaths") == ["/var/lib/x -/srv/none/such"]
+        assert values_of(systemd(facts), "ReadWritePaths") == ["-/var/lib/x -/srv/none/such"]
         assert facts.uid == 0
 
     def test_nothing_that_it_needs_is_hidden_from_it(self, tmp_path: Path) -> None:

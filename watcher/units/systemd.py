@@ -23,8 +23,9 @@ def systemd(facts: Facts) -> str:
     """
     log_dir = facts.log_dir
     has_log = log_dir is not None and log_dir != facts.state_dir
-    # A root that is missing is waited for, so it may not keep the unit from starting; the two others must be there.
-    writable = f"{_paths([facts.state_dir, *([log_dir] if has_log and log_dir else [])])} {_path(facts.tree, '-')}"
+    # With a dash: a root that is missing is waited for, and the others are made by commands for which systemd (252)
+    # would look for these paths, too.
+    writable = [facts.state_dir, *([log_dir] if has_log and log_dir else []), facts.tree]
     is_ssh = (facts.engine_address or "").startswith("ssh:")
     may_do_nothing_special = facts.uid != 0 and not facts.runs_programs and not is_ssh
     return fill(
@@ -44,7 +45,7 @@ def systemd(facts: Facts) -> str:
             "user": facts.user,
             "group": str(facts.gid),
             "engine_group": str(facts.engine_gid),
-            "writable": writable,
+            "writable": " ".join(_path(each, "-") for each in writable),
             "protect_home": "read-only" if facts.needs_homes or facts.engine_address else "yes",
         },
         {
