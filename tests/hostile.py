@@ -87,7 +87,8 @@ class Host:
         self.root.mkdir()
         self.outside.mkdir()
         self.victim = crashed.put(self.outside / "outbound.db")
-        (self.outside / "secret").write_text("of the host", encoding="utf-8")
+        for name in ("secret", "victim-mj0123459AB"):
+            (self.outside / name).write_text("of the host", encoding="utf-8")
         (self.outside / "directory").mkdir()
         crashed.put(self.outside / "directory" / "outbound.db")
         self.configure()

@@ -1,0 +1,316 @@
+"""What an agent may put in the place of a database, a journal or a directory: all refused, nothing touched."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.hostile import Host, only_rolled_back, unchanged
+from tests.pairs import MAGIC, super_trailer
+from tests.writers import CrashedPair, journal_of
+from watcher.advice import by_hand
+from watcher.decision import Decision
+from watcher.journal import JournalState
+from watcher.records.record import Outcome
+from watcher.rollback import RollbackError, roll_back
+from watcher.tree import Place
+
+pytestmark = pytest.mark.timeout(60)
+"""Nothing here may ever wait."""
+
+is_root = os.geteuid() == 0
+
+
+def expect_refused(host: Host, database: Path, why: str, state: JournalState = JournalState.UNSAFE) -> None:
+    """It is found and told as what it is, `recover` refuses it, and every byte stays as it was."""
+    with only_rolled_back(host.root):
+        finding = host.find(database)
+        assert (finding.look.state, finding.decision) == (state, Decision.REFUSE), finding
+        assert why in finding.reason
+        assert finding.reason.isprintable()
+        assert host.outcome_of(database) is Outcome.REFUSED
+
+
+# --- links ---
+
+
+@pytest.mark.parametrize("which", ["database", "journal"])
+@pytest.mark.parametrize("target", ["outbound.db", "outbound.db-journal", "secret", "directory", "nothing", "../tree"])
+def test_a_link_to_the_outside(host: Host, which: str, target: str) -> None:
+    database = host.crash("s1/outbound.db")
+    path = database if which == "database" else journal_of(database)
+    path.unlink()
+    path.symlink_to(host.outside / target)
+    expect_refused(host, database, f"the {which} is a symbolic link, not a plain file")
+
+
+@pytest.mark.parametrize("linked", ["a", "a/b", "a/b/c"])
+def test_a_directory_below_the_root_that_is_a_link_to_the_outside(host: Host, linked: str) -> None:
+    database = host.root / "a" / "b" / "c" / "outbound.db"
+    link = host.root / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    below = os.path.relpath(database.parent, link)
+    target = host.outside / "directory"
+    if below != ".":
+        target = host.outside
+        database = link / "directory" / "outbound.db"
+    link.symlink_to(target, target_is_directory=True)
+    expect_refused(host, database, f"{link.name} on the way to it is a symbolic link, not a directory")
+    assert host.scan() == []
+
+
+@pytest.mark.parametrize("which", ["database", "journal"])
+def test_a_hard_link_to_a_file_of_the_host(host: Host, tmp_path: Path, crashed: CrashedPair, which: str) -> None:
+    victim = crashed.put(tmp_path / "elsewhere" / "outbound.db")
+    database = host.crash()
+    path, target = (database, victim) if which == "database" else (journal_of(database), journal_of(victim))
+    path.unlink()
+    os.link(target, path)
+    with unchanged(victim.parent):
+        expect_refused(host, database, f"the {which} has 2 hard links")
+
+
+# --- what is no plain file ---
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.fspath(path))
+
+
+def a_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def an_endless_device(path: Path) -> None:
+    if not is_root:
+        pytest.skip("making devices wants root")
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+
+
+def a_disk(path: Path) -> None:
+    if not is_root:
+        pytest.skip("making devices wants root")
+    os.mknod(path, stat.S_IFBLK | 0o666, os.makedev(7, 0))
+
+
+@pytest.mark.parametrize("which", ["database", "journal", "directory"])
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (a_fifo, "a FIFO"),
+        (a_socket, "a socket"),
+        (a_directory, "a directory"),
+        (an_endless_device, "a character device"),
+        (a_disk, "a block device"),
+    ],
+)
+def test_what_is_no_plain_file(host: Host, which: str, make: Callable[[Path], None], kind: str) -> None:
+    database = host.crash("s1/outbound.db")
+    if which == "directory":
+        if make is a_directory:
+            pytest.skip("that is what it should be")
+        journal_of(database).unlink()
+        database.unlink()
+        database.parent.rmdir()
+        make(database.parent)
+        expect_refused(host, database, f"s1 on the way to it is {kind}, not a directory")
+        return
+    path = database if which == "database" else journal_of(database)
+    path.unlink()
+    make(path)
+    expect_refused(host, database, f"the {which} is {kind}, not a plain file")
+
+
+# --- journals that are none of ours ---
+
+
+@pytest.mark.parametrize("journal_is", ["a hot one", "a diary"])
+def test_somebodys_diary(host: Host, journal_is: str) -> None:
+    notes = host.root / "notes"
+    notes.write_text("Buy milk", encoding="utf-8")
+    journal = host.root / "notes-journal"
+    journal.write_bytes(MAGIC * 100 if journal_is == "a hot one" else b"Dear diary, today I have met nobody. " * 50)
+    expect_refused(host, notes, "is no SQLite 3 database", JournalState.FOREIGN)
+
+
+def test_a_diary_beside_a_real_database_is_deleted_only_with_a_copy(host: Host) -> None:
+    database = host.crash()
+    journal_of(database).write_bytes(b"Dear diary, today I have met nobody. " * 50)
+    host.configure(recovery={"snapshot": None})
+    with only_rolled_back(host.root):
+        assert host.outcome_of(database) is Outcome.REFUSED
+    host.configure()
+    recovered = host.recover(database)[0].record
+    assert recovered.outcome is Outcome.RECOVERED
+    assert recovered.snapshot is not None
+    assert (Path(recovered.snapshot) / "database-journal").read_bytes().startswith(b"Dear diary")
+
+
+def test_an_orphan(host: Host) -> None:
+    database = host.crash()
+    database.unlink()
+    expect_refused(host, database, "there is no database beside the journal", JournalState.ORPHAN)
+
+
+@pytest.mark.parametrize("size", [1 << 30, (1 << 30) + 1, 1 << 40, (1 << 43) - 4096])
+def test_a_sparse_journal_of_any_size(host: Host, size: int) -> None:
+    database = host.crash()
+    os.truncate(journal_of(database), size)
+    if size > 1 << 30:
+        expect_refused(host, database, f"its journal has {size} bytes, more than recovery.max_journal_size")
+    else:
+        host.configure(recovery={"snapshot": None})
+        assert host.outcome_of(database) is Outcome.RECOVERED
+        assert host.is_recovered(database)
+
+
+# --- super-journals ---
+
+
+@pytest.mark.parametrize("name", ["secret", "directory/outbound.db", "outbound.db-journal", "victim-mj0123459AB"])
+def test_a_crafted_trailer_that_names_a_file_of_the_host(host: Host, name: str) -> None:
+    """SQLite before 3.54 deletes the file of that name; where there is none, it deletes the journal instead."""
+    database = host.crash()
+    victim = host.outside / name
+    with journal_of(database).open("ab") as journal:
+        journal.write(super_trailer(os.fsencode(victim)))
+    expect_refused(host, database, f"names the super-journal {victim}", JournalState.SUPER)
+    assert victim.exists()
+
+
+def test_a_crafted_trailer_that_names_nothing(host: Host) -> None:
+    database = host.crash()
+    with journal_of(database).open("ab") as journal:
+        journal.write(super_trailer(b"/no/such/file"))
+    expect_refused(host, database, "names the super-journal /no/such/file", JournalState.SUPER)
+
+
+@pytest.mark.parametrize(
+    "name", ["{outside}/victim-mj0123459AB", "{outside}/none-mj0123459AB", "{alias}-mj0123459AB", "x-mj0123459AB"]
+)
+def test_a_trailer_that_comes_after_the_look_leads_sqlite_to_no_other_file(host: Host, name: str) -> None:
+    database = host.crash()
+    with host.rooms.looker.pair(Place("", database.name)) as pair:
+        look = pair.look()
+        named = name.format(outside=host.outside, alias=f"/proc/self/fd/{pair.database_fd}")
+        with journal_of(database).open("ab") as journal:
+            journal.write(super_trailer(os.fsencode(named)))
+        with only_rolled_back(host.root), pytest.raises(RollbackError, match="neither the database nor its journal"):
+            roll_back(pair, look, busy_timeout_s=0.0)
+
+
+def test_a_name_that_no_sqlite_gives_to_a_super_journal_is_refused_though_ours_would_not_heed_it(host: Host) -> None:
+    """SQLite 3.54 takes a journal whose trailer names a file without `-mj` for an ordinary one; the poll of an older
+    SQLite's host does not."""
+    database = host.crash()
+    with host.rooms.looker.pair(Place("", database.name)) as pair:
+        look = pair.look()
+        with journal_of(database).open("ab") as journal:
+            journal.write(super_trailer(os.fsencode(host.outside / "secret")))
+        roll_back(pair, look, busy_timeout_s=0.0)
+    assert host.is_recovered(database)
+
+
+def test_a_genuine_one_of_a_killed_transaction_over_two_databases(host: Host) -> None:
+    first, second = host.root / "first.db", host.root / "second.db"
+    killed = subprocess.run([sys.executable, "-c", _ATTACHED, str(first), str(second)], check=False)
+    assert killed.returncode == -9
+    named = next(path for path in host.root.iterdir() if "-mj" in path.name)
+    states = {host.find(database).look.state for database in (first, second)}
+    assert JournalState.SUPER in states
+    for database in (first, second):
+        if host.find(database).look.state is JournalState.SUPER:
+            expect_refused(host, database, f"names the super-journal {named}", JournalState.SUPER)
+            advice = by_hand(host.find(database))
+            assert "must be recovered together" in advice
+            assert "in the name space that wrote the super-journal's path" in advice
+
+
+_ATTACHED = """
+import os, signal, sys
+import apsw
+
+class Disk(apsw.VFS):
+    def __init__(self):
+        super().__init__("disk", "")
+    def xDelete(self, name, sync):
+        if ready and "-mj" in name:  # the very moment of the commit
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().xDelete(name, sync)
+
+ready = False
+disk = Disk()
+connection = apsw.Connection(sys.argv[1], vfs="disk")
+connection.execute("CREATE TABLE t (x); ATTACH '" + sys.argv[2] + "' AS other; CREATE TABLE other.u (x)")
+ready = True
+connection.execute("BEGIN; INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); COMMIT")
+"""
+
+
+# --- absurd headers ---
+
+
+@pytest.mark.parametrize(
+    ("offset", "number"),
+    [
+        (8, 0),
+        (8, 2**31),
+        (8, 2**32 - 1),
+        (16, 0),
+        (16, 1),
+        (16, 2**31),
+        (16, 2**32 - 1),
+        (20, 32),
+        (20, 65536),
+        (24, 0),
+    ],
+)
+def test_an_absurd_header_grows_no_database_beyond_both_files(
+    host: Host, crashed: CrashedPair, offset: int, number: int
+) -> None:
+    database = host.crash()
+    with journal_of(database).open("r+b") as journal:
+        journal.seek(offset)
+        journal.write(number.to_bytes(4, "big"))
+    host.outcome_of(database)
+    assert database.stat().st_size <= len(crashed.database) + len(crashed.journal)
+    assert database.stat().st_blocks * 512 <= len(crashed.database) + len(crashed.journal) + 8192
+
+
+def test_a_corrupt_page_1_is_told_and_the_snapshot_is_kept(host: Host, crashed: CrashedPair) -> None:
+    database = host.crash()
+    with database.open("r+b") as file:
+        file.seek(16)
+        file.write(b"\xff" * 84)
+    recovered = host.recover(database)[0].record
+    # Where the journal holds page 1, the rollback mends it; else it was damaged before.
+    page_1_is_in_it = (1).to_bytes(4, "big") == crashed.journal[512:516]
+    assert recovered.outcome is (Outcome.RECOVERED if page_1_is_in_it else Outcome.CORRUPT)
+    assert recovered.snapshot is not None
+
+
+def test_a_write_ahead_log_beside_it_is_not_replayed(host: Host) -> None:
+    database = host.crash()
+    wal = database.with_name("outbound.db-wal")
+    wal.write_bytes(b"\x37\x7f\x06\x82" + bytes(1000))
+    content = wal.read_bytes()
+    with only_rolled_back(host.root, database):
+        assert host.outcome_of(database) is Outcome.RECOVERED
+    assert wal.read_bytes() == content
+
+
+def test_the_sqlite_in_use_is_the_one_that_the_rules_were_measured_on() -> None:
+    assert tuple(map(int, apsw.sqlite_lib_version().split("."))) >= (3, 54, 0)
