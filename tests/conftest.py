@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, default=1, help="of all that is drawn at random")
     group.addoption("--kills", type=int, default=40, help="writers that are killed at random")
     group.addoption("--live-rounds", type=int, default=10, help="live writers that must be left alone")
+    group.addoption("--service-kills", type=int, default=12, help="kills of the service in large recoveries")
 
 
 @pytest.fixture
