@@ -17,7 +17,7 @@ import pytest
 
 from tests.crashlab.oracle import Oracle
 from tests.crashlab.sessions import Bytes, frozen, is_finished
-from tests.running import Runner, Service, wait_until
+from tests.running import Runner, wait_until
 from tests.writers import journal_of, writing
 
 _ROWS = 5000
@@ -75,7 +75,7 @@ def assert_recovered(database: Path, large: LargeCrash) -> None:
     assert database.read_bytes() == large.recovered
 
 
-def time_of_a_recovery(service: Service, database: Path, large: LargeCrash) -> float:
+def time_of_a_recovery(database: Path, large: LargeCrash) -> float:
     """From the hint to the end, seconds, when nothing disturbs."""
     large.put(database)
     since = time.monotonic()
@@ -89,7 +89,7 @@ def test_a_service_that_is_killed_in_a_large_recovery_loses_nothing(
     chance = random.Random(pytestconfig.getoption("seed"))
     kills: int = pytestconfig.getoption("service_kills")
     service = runner.start()
-    takes_s = time_of_a_recovery(service, database, large)
+    takes_s = time_of_a_recovery(database, large)
     begun = 0
     for _ in range(kills):
         large.put(database)
