@@ -1,0 +1,198 @@
+"""check: what is wrong with the settings or this machine, how bad it is, and the remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.running import Runner
+from tests.small_disk import small_disk
+from tests.writers import make_database
+
+STATUS = {"ok": 0, "warning": 1, "error": 2}
+SOMEBODY_ELSE = 65_534
+
+
+def checked(runner: Runner, *, unprivileged: bool = False) -> dict[str, dict[str, Any]]:
+    """The checks by their names; level and status fit them."""
+    done = runner.command("check", "--json", unprivileged=unprivileged)
+    told = json.loads(done.stdout)
+    assert list(told) == ["level", "checks"]
+    assert done.stderr == ""
+    for each in told["checks"]:
+        assert list(each) == ["name", "level", "detail", "remedy"]
+        assert (each["remedy"] is None) == (each["level"] == "ok"), each
+    assert told["level"] == max((each["level"] for each in told["checks"]), key=list(STATUS).index)
+    assert done.returncode == STATUS[told["level"]]
+    human = runner.command("check", unprivileged=unprivileged)
+    assert human.returncode == done.returncode
+    for each in told["checks"]:
+        assert each["detail"] in human.stdout
+        assert each["remedy"] is None or each["remedy"] in human.stdout
+    return {each["name"]: each for each in told["checks"]}
+
+
+def give_away(*paths: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving files to another user wants root")
+    for path in paths:
+        os.chown(path, SOMEBODY_ELSE, SOMEBODY_ELSE)
+
+
+def session(runner: Runner, name: str) -> Path:
+    database = runner.root / name / "x.db"
+    database.parent.mkdir(parents=True)
+    make_database(database)
+    return database
+
+
+def test_all_is_well(runner: Runner) -> None:
+    for name in ("s1", "s2"):
+        session(runner, name)
+    found = checked(runner)
+    assert {each["level"] for each in found.values()} <= {"ok", "warning"}
+    assert [each for each in found if found[each]["level"] != "ok"] in ([], ["engine"])
+    for name in ("settings", "sqlite", "state_dir", "root", "writable", "locks", "watch"):
+        assert found[name]["level"] == "ok"
+    assert "2 databases in 2 directories" in found["root"]["detail"]
+    assert not runner.state.exists(), "a check changes nothing"
+
+
+def test_a_missing_root_is_a_warning(runner: Runner) -> None:
+    runner.root.rmdir()
+    assert checked(runner)["root"]["level"] == "warning"
+
+
+def test_a_root_that_is_a_file_is_an_error(runner: Runner) -> None:
+    runner.root.rmdir()
+    runner.root.write_text("")
+    root = checked(runner)["root"]
+    assert (root["level"], "Not a directory" in root["detail"]) == ("error", True)
+
+
+def test_databases_that_we_may_not_write_are_counted_with_their_owner(runner: Runner) -> None:
+    ours, theirs, shut = session(runner, "ours"), session(runner, "theirs"), session(runner, "shut")
+    give_away(theirs, theirs.parent, shut)
+    shut.chmod(0o600)
+    writable = checked(runner, unprivileged=True)["writable"]
+    assert writable["level"] == "error"
+    assert "2 of 3 databases and 1 of 3 directories may not be written by us (uid 0)" in writable["detail"]
+    assert f"of these belong 3 to nobody (uid {SOMEBODY_ELSE})" in writable["detail"]
+    assert str(runner.root / "ours") not in writable["detail"]
+    assert f"run journal-watcher as nobody (uid {SOMEBODY_ELSE})" in writable["remedy"]
+    assert ours.exists()
+
+
+def test_a_read_only_mount_is_an_error_for_root_too(runner: Runner) -> None:
+    with small_disk(runner.root / "disk", size_kib=8192) as disk:
+        make_database(disk / "x.db")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        writable = checked(runner)["writable"]
+        assert writable["level"] == "error"
+        assert "1 of 1 databases and 1 of 1 directories" in writable["detail"]
+
+
+def test_directories_that_are_shut_are_counted_not_passed_over(runner: Runner) -> None:
+    session(runner, "s1")
+    for name in ("shut", "lost+found"):
+        (runner.root / name).mkdir(mode=0o700)
+        give_away(runner.root / name)
+    readable = checked(runner, unprivileged=True)["readable"]
+    assert readable["level"] == "warning"
+    assert readable["detail"].startswith("2 directories may not be entered by us (uid 0), first ")
+    assert "tree.exclude" in readable["remedy"]
+    runner.configure(tree={"exclude": ["shut", "lost+found"]})
+    assert "readable" not in checked(runner, unprivileged=True)
+
+
+def test_a_state_dir_of_somebody_else_is_an_error(runner: Runner) -> None:
+    runner.state.mkdir(mode=0o700)
+    give_away(runner.state)
+    state = checked(runner)["state_dir"]
+    assert state["level"] == "error"
+    assert f"belongs to uid {SOMEBODY_ELSE}" in state["detail"]
+
+
+def test_a_state_dir_that_all_may_write_is_an_error(runner: Runner) -> None:
+    runner.state.mkdir()
+    runner.state.chmod(0o777)
+    state = checked(runner)["state_dir"]
+    assert (state["level"], "can be written by others" in state["detail"]) == ("error", True)
+
+
+def test_a_state_dir_that_cannot_be_made_is_an_error(runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    runner.state = tmp_path / "file" / "state"
+    runner.configure()
+    assert checked(runner)["state_dir"]["level"] == "error"
+    (tmp_path / "theirs").mkdir()
+    give_away(tmp_path / "theirs")
+    runner.state = tmp_path / "theirs" / "state"
+    runner.configure()
+    state = checked(runner, unprivileged=True)["state_dir"]
+    assert (state["level"], "cannot be made by us" in state["detail"]) == ("error", True)
+
+
+def test_what_check_says_of_the_state_dir_is_what_run_does(runner: Runner, tmp_path: Path) -> None:
+    runner.state = tmp_path / "a" / "b" / "state"
+    runner.configure()
+    assert checked(runner)["state_dir"]["detail"].endswith("will be made")
+    service = runner.start()
+    assert f"the service runs (pid {service.process.pid})" in checked(runner)["state_dir"]["detail"]
+    assert service.stop() == 0
+    assert "no service runs" in checked(runner)["state_dir"]["detail"]
+
+
+def test_no_probe_at_all_is_an_error(runner: Runner) -> None:
+    runner.configure(owner={"locks": "off"})
+    locks = checked(runner)["locks"]
+    assert (locks["level"], "no other probe is set" in locks["detail"]) == ("error", True)
+
+
+def test_pid_files_are_counted(runner: Runner) -> None:
+    for name in ("s1", "s2", "s3"):
+        session(runner, name)
+    (runner.root / "s2" / ".writer.pid").write_text("1")
+    runner.configure(owner={"pid_file": ".writer.pid"}, tree={"layout": "{session}"})
+    assert checked(runner)["pid_file"]["detail"] == "1 of 3 directories have .writer.pid"
+
+
+@pytest.mark.parametrize(
+    ("text", "details"),
+    [
+        (
+            "tree: {rot: x}\nwatch: {sweep_interval: soon}\n",
+            [
+                "{file}: tree.root: this key is required",
+                "{file}: tree.rot: unknown key; did you mean tree.root?",
+                (
+                    "{file}: watch.sweep_interval: expected a duration from 100ms to 1d, such as 250ms, 30s, 5m, 1h or 2d,"
+                    ' got "soon"'
+                ),
+            ],
+        ),
+        ("tree: [", ["{file}: line 1"]),
+        (None, ["{file}: there is no such file"]),
+    ],
+)
+def test_bad_settings_are_told_one_by_one(runner: Runner, text: str | None, details: list[str]) -> None:
+    if text is None:
+        runner.settings.unlink()
+    else:
+        runner.settings.write_text(text)
+    done = runner.command("check", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, told["level"]) == (2, "", "error")
+    assert [(each["name"], each["level"], each["remedy"]) for each in told["checks"]] == [
+        ("settings", "error", "mend the settings")
+    ] * len(details)
+    for each, detail in zip(told["checks"], details, strict=True):
+        assert each["detail"].startswith(detail.format(file=runner.settings))
+    done = runner.command("check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.startswith("journal-watcher: ") for line in done.stderr.splitlines()] == [True] * len(details)
