@@ -143,13 +143,8 @@ def _recover(rooms: Rooms, place: Place, *, dry_run: bool) -> Recovered | None:
     except OSError as error:
         finding = rooms.examiner.unreachable(place, _words(error))
         return Recovered(finding, _unsettled(finding, error, since).record, is_stale=True)
-    if finding is None or finding.decision is Decision.IGNORE:
-        return None
-    hold_warning_s = rooms.settings.watch.hold_warning
-    if finding.decision is not Decision.RECOVER:
-        record = record_of(finding)
-        assert record is not None
-        return Recovered(finding, record, is_stale(finding, hold_warning_s))
+    if finding is None or finding.decision is not Decision.RECOVER:
+        return _left_alone(rooms, finding)
     if dry_run:
         record = Record(
             database=finding.path,
@@ -162,7 +157,15 @@ def _recover(rooms: Rooms, place: Place, *, dry_run: bool) -> Recovered | None:
     return _act(rooms, finding, since)
 
 
-def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered:
+def _left_alone(rooms: Rooms, finding: Finding | None) -> Recovered | None:
+    """What is said of a journal that is not to be recovered; None of one that is cold or gone."""
+    record = None if finding is None else record_of(finding)
+    if finding is None or record is None:
+        return None
+    return Recovered(finding, record, is_stale(finding, rooms.settings.watch.hold_warning))
+
+
+def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered | None:
     """Recover it; what is busy, or not yet still, is tried again for as long as `busy_timeout`."""
     busy_s = rooms.settings.recovery.busy_timeout
     until: float | None = None
@@ -175,7 +178,7 @@ def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered:
                     seen_since = time.monotonic()
                     finding = rooms.examiner.examine(pair)
                     if finding.decision is not Decision.RECOVER:
-                        break
+                        return _left_alone(rooms, finding)
                 attempt = rooms.recovery.recover(
                     pair, finding.look, since=since, still_for_s=time.monotonic() - seen_since
                 )
@@ -197,12 +200,16 @@ def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered:
 
 
 def _verified(rooms: Rooms, finding: Finding, attempt: Attempt) -> Attempt:
-    if attempt.record.snapshot is not None:
-        rooms.recovery.sync_snapshot(attempt.record.snapshot)
-    if attempt.record.outcome is not Outcome.RECOVERED or not rooms.recovery.verifies_thoroughly:
-        return attempt
-    with rooms.looker.pair(finding.place) as pair:
-        health, words = rooms.recovery.verify(pair, attempt.record)
+    """What comes after a recovery. That it fails, makes no recovery undone."""
+    try:
+        if attempt.record.snapshot is not None:
+            rooms.recovery.sync_snapshot(attempt.record.snapshot)
+        if attempt.record.outcome is not Outcome.RECOVERED or not rooms.recovery.verifies_thoroughly:
+            return attempt
+        with rooms.looker.pair(finding.place) as pair:
+            health, words = rooms.recovery.verify(pair, attempt.record)
+    except (Gone, UnsafeError, OSError) as error:
+        return replace(attempt, note=f"not verified, or not on the disk: {_words(error)}")
     if health is Health.CORRUPT:
         return replace(attempt, record=rooms.recovery.condemn(attempt.record, words))
     return attempt if health is Health.SOUND else replace(attempt, note=f"recovered, but not verified: {words}")
