@@ -9,6 +9,7 @@ with the sqlite3 command, and a script on watchdog's default observer with Pytho
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -184,14 +185,13 @@ def _service(recovery: dict[str, object]) -> Callable[[Path], Any]:
         told = {
             "tree": {"root": str(tree), "layout": "{agent_group}/{session}"},
             "recovery": recovery,
-            "log": {"level": "DEBUG", "json": True},
         }
         settings.write_text(yaml.safe_dump(told), encoding="utf-8")
         log = tree.parent / "log"
         with log.open("wb") as stderr:
             process = subprocess.Popen([sys.executable, "-m", "watcher", "run", "-c", str(settings)], stderr=stderr)
         try:
-            _await(lambda: b'"sweep"' in log.read_bytes())
+            _await(lambda: _has_swept(tree.parent / ".journal-watcher" / "status.json"))
             yield
         finally:
             process.terminate()
@@ -244,6 +244,10 @@ def _live(tree: Path, commits_per_s: float) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _has_swept(status: Path) -> bool:
+    return status.exists() and json.loads(status.read_bytes())["last_sweep"] is not None
 
 
 def _await(condition: Callable[[], bool]) -> None:
