@@ -58,6 +58,7 @@ class Grant:
         finished_journal: our open has deleted, truncated or zeroed the journal.
         has_written: our open has begun to write the database.
         refused: why we stopped SQLite, where we did.
+        was_replaced: we did because a name stood for another file, or for none, by then.
         logged: what else it has logged.
     """
 
@@ -71,6 +72,7 @@ class Grant:
     finished_journal: bool = False
     has_written: bool = False
     refused: str | None = None
+    was_replaced: bool = False
     logged: list[str] = field(default_factory=list)
     opens: Pinned | None = None  # what SQLite's unix VFS is opening at this moment
     has_opened_journal: bool = False
@@ -102,6 +104,7 @@ class Grant:
     def check(self, pinned: Pinned, name: str) -> None:
         """Raises where the name stands for another file by now, or the file has got another name."""
         if not pinned.is_named():
+            self.was_replaced = True
             self.refuse(f"{printable(name)} was replaced while it was being opened")
 
     def refuse(self, why: str) -> None:

@@ -36,7 +36,7 @@ class RollbackError(Exception):
 
 
 class BusyError(RollbackError):
-    """Another connection holds a lock: somebody lives."""
+    """Another connection holds a lock, or a file was replaced or removed meanwhile: somebody lives."""
 
 
 class CorruptError(RollbackError):
@@ -188,6 +188,8 @@ def _why_read_only(pair: Pair, look: Look) -> str:
 
 
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:
+    if grant.was_replaced and not (grant.has_written and grant.database.is_named()):
+        return BusyError(grant.refused or "")  # another look tells what is there now, if anything is
     words = grant.refused
     if words is None:
         logged = "; ".join(grant.logged).replace(grant.alias, grant.name)
