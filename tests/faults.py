@@ -17,8 +17,10 @@ TRIES = 4
 """As many as a fault lasts at least, where it is tried again and again."""
 
 _AS_NOBODY = """
-import importlib, os, pkgutil
+import codecs, importlib, os, pkgutil
 import watcher
+for encoding in ("ascii", "idna", "latin-1"):
+    codecs.lookup(encoding)
 for module in pkgutil.walk_packages(watcher.__path__, "watcher."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
