@@ -11,7 +11,7 @@ from tests.crashlab.sessions import Bytes
 from tests.running import Runner, Service, wait_until
 from tests.writers import CrashedPair, journal_of
 
-SWEEP_S = 1.0
+SWEEP_S = 0.4
 HEALS_WITHIN_S = SWEEP_S + 5.0
 TRIES = 4
 """As many as a fault lasts at least, where it is tried again and again."""
