@@ -18,6 +18,7 @@ import pytest
 
 from tests.small_disk import fill, small_disk
 from watcher.owner.testimony import Answer, Evidence, Judgement, Verdict
+from watcher.records import history as history_module
 from watcher.records.history import History
 from watcher.records.history_file import HistoryError, Trouble
 from watcher.records.record import Outcome, Record
@@ -469,3 +470,48 @@ def test_what_is_no_plain_file_is_refused_at_once(history: History) -> None:
     with pytest.raises(HistoryError, match="is no plain file"):
         history.append(numbered(0, 1))
     assert not (history.path.parent / "elsewhere.db").exists()
+
+
+@pytest.fixture
+def upgraded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the program is one version further: its history has a column more."""
+    more = "ALTER TABLE history ADD COLUMN host TEXT; UPDATE history SET host = 'old'"
+    monkeypatch.setattr(history_module, "_MIGRATIONS", (*history_module._MIGRATIONS, more))
+
+
+def hosts_in(history: History) -> list[apsw.SQLiteValue]:
+    return [row[0] for row in apsw.Connection(str(history.path)).execute("SELECT host FROM history ORDER BY id")]
+
+
+def test_an_older_history_is_migrated_by_the_first_append(history: History, request: pytest.FixtureRequest) -> None:
+    history.append(numbered(0, 2))
+    request.getfixturevalue("upgraded")
+    history.append(numbered(2, 3))
+    assert hosts_in(history) == ["old", "old", None]
+    assert pages_in(history) == [2, 1, 0]
+    assert apsw.Connection(str(history.path)).pragma("user_version") == 2
+
+
+def test_an_older_history_is_migrated_by_a_question_too(history: History, request: pytest.FixtureRequest) -> None:
+    history.append(numbered(0, 2))
+    request.getfixturevalue("upgraded")
+    assert pages_in(history) == [1, 0]
+    assert hosts_in(history) == ["old", "old"]
+
+
+def test_a_migration_that_fails_leaves_the_history_as_it_was(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    history.append(numbered(0, 2))
+    broken = "ALTER TABLE history ADD COLUMN host TEXT; INSERT INTO nowhere VALUES (1)"
+    with monkeypatch.context() as later:
+        later.setattr(history_module, "_MIGRATIONS", (*history_module._MIGRATIONS, broken))
+        with pytest.raises(HistoryError):
+            history.append(numbered(2, 3))
+    assert pages_in(history) == [1, 0]
+    assert apsw.Connection(str(history.path)).pragma("user_version") == 1
+
+
+@pytest.mark.usefixtures("upgraded")
+def test_a_new_history_is_one_of_the_newest_version_at_once(history: History) -> None:
+    history.append(numbered(0, 1))
+    assert hosts_in(history) == [None]
+    assert apsw.Connection(str(history.path)).pragma("user_version") == 2

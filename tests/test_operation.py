@@ -374,3 +374,15 @@ def test_started_by_systemd_its_lines_have_priorities(runner: Runner, tmp_path: 
     lines = stream.read_text().splitlines()
     assert all(line[0] == "<" and line[2] == ">" for line in lines)
     assert "<6>" in {line[:3] for line in lines if " started " in line}
+
+
+# --- upgrades ---
+
+
+def test_a_state_directory_of_a_newer_program_is_refused_in_plain_words(runner: Runner) -> None:
+    runner.start().stop()
+    (runner.state / "version").write_text("99\n")
+    done = runner.command("run")
+    assert done.returncode == 1
+    assert f"the state directory {runner.state} was written by a newer journal-watcher (layout 99" in done.stderr
+    assert "upgrade journal-watcher, or set another state_dir" in done.stderr

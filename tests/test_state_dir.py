@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_disk import fill, small_disk
+from watcher.records import state_dir
 from watcher.records.state_dir import AlreadyRunning, StateDir, StateError, StateMissing, holder, read_file
 
 SERVICE = """
@@ -167,6 +169,36 @@ def test_a_newer_layout_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state" / "version").write_text("2\n")
     with pytest.raises(StateError, match=r"written by a newer journal-watcher.*upgrade"):
         StateDir.open(tmp_path / "state")
+
+
+def test_an_older_layout_is_migrated_once_by_who_holds_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StateDir.open(tmp_path / "state") as state:
+        state.write_atomically("journal.txt", b"kept")
+    steps: list[int] = []
+
+    def rename(directory_fd: int) -> None:
+        steps.append(2)
+        os.rename("journal.txt", "diary.txt", src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+
+    def fail(_: int) -> None:
+        steps.append(3)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(state_dir, "_MIGRATIONS", (rename, fail))
+    with StateDir.open(tmp_path / "state") as state:
+        assert steps == []
+        with pytest.raises(StateError, match="free some space"):
+            state.lock()
+        assert state.read("version", 100) == b"2\n"
+    monkeypatch.setattr(state_dir, "_MIGRATIONS", (rename, lambda _: steps.append(3)))
+    for _ in range(2):
+        with StateDir.open(tmp_path / "state") as state:
+            state.lock()
+            assert state.read("diary.txt", 100) == b"kept"
+            assert state.read("version", 100) == b"3\n"
+    assert steps == [2, 3, 3]
 
 
 def test_a_version_that_is_none_is_refused(tmp_path: Path) -> None:

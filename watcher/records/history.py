@@ -34,8 +34,8 @@ KEPT = frozenset({Outcome.RECOVERED, Outcome.FAILED, Outcome.CORRUPT, Outcome.RE
 """The outcomes that are history; the others pass."""
 
 _APPLICATION_ID = 0x4A_57_68_69  # "JWhi"
-_SCHEMA_VERSION = 1
-_SCHEMA = f"""
+_MIGRATIONS = (
+    """
 CREATE TABLE history (
     id INTEGER PRIMARY KEY,
     time_ms INTEGER NOT NULL,      -- since the epoch, UTC
@@ -52,9 +52,9 @@ CREATE TABLE history (
 ) STRICT;
 CREATE UNIQUE INDEX once_per_change ON history (database, outcome, change);
 CREATE INDEX by_time ON history (time_ms);
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_SCHEMA_VERSION};
-"""
+""",
+)
+"""What makes version 1 of an empty database, version 2 of that, and so on. What was once released never changes."""
 _INSERT = """
 INSERT OR IGNORE INTO history
     (time_ms, database, session, outcome, change, pages, journal_size, duration_ms, snapshot, owner, error)
@@ -73,8 +73,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRUNE_EVERY_S = 3600.0
 
 
+class _OlderError(Exception):
+    """The history was written by an older journal-watcher."""
+
+
 class History:
-    """The history in one file.
+    """The history in one file; one of an older version is made one of this by whoever may write it.
 
     Args:
         path: of the database, in the state directory; made (0600) by the first :meth:`append`.
@@ -110,8 +114,7 @@ class History:
         make_file(self.path)
         with connection(self.path, apsw.SQLITE_OPEN_READWRITE) as opened:
             opened.execute("PRAGMA synchronous = FULL; BEGIN IMMEDIATE")
-            if not self._has_schema(opened):
-                opened.execute(_SCHEMA)
+            self._migrate(opened)
             before = opened.total_changes()
             opened.executemany(_INSERT, rows)
             added = opened.total_changes() - before
@@ -150,8 +153,11 @@ class History:
         def read(opened: apsw.Connection) -> None:
             found.clear()
             opened.execute("BEGIN")  # one state of it for all that is read, also while it is being made
-            if not self._has_schema(opened):
+            version = self._version(opened)
+            if version == 0:
                 return
+            if version < len(_MIGRATIONS):
+                raise _OlderError
             for row in opened.execute(_SELECT, (since_ms, outcome, outcome)):
                 if limit is not None and len(found) >= limit:
                     break
@@ -175,6 +181,12 @@ class History:
         try:
             with connection(self.path, apsw.SQLITE_OPEN_READONLY) as opened:
                 read(opened)
+        except _OlderError:
+            with connection(self.path, apsw.SQLITE_OPEN_READWRITE) as opened:
+                opened.execute("BEGIN IMMEDIATE")
+                self._migrate(opened)
+                opened.execute("COMMIT")
+                read(opened)
         except HistoryError as error:
             if error.trouble is not Trouble.HALF_WRITTEN:
                 raise
@@ -183,17 +195,27 @@ class History:
             with connection(self.path, apsw.SQLITE_OPEN_READWRITE) as opened:
                 read(opened)
 
-    def _has_schema(self, opened: apsw.Connection) -> bool:
-        """Whether it is a history of ours; False for a database that is still empty."""
+    def _migrate(self, opened: apsw.Connection) -> None:
+        """Make it one of this version, within the caller's transaction."""
+        version = self._version(opened)
+        if version < len(_MIGRATIONS):
+            for statements in _MIGRATIONS[version:]:
+                opened.execute(statements)
+            opened.pragma("application_id", _APPLICATION_ID)
+            opened.pragma("user_version", len(_MIGRATIONS))
+
+    def _version(self, opened: apsw.Connection) -> int:
+        """The version of a history of ours; 0 for a database that is still empty."""
         whose, version = opened.pragma("application_id"), opened.pragma("user_version")
         if whose != _APPLICATION_ID:
             if opened.execute("SELECT count(*) FROM sqlite_schema").get:
                 raise HistoryError(self.path, Trouble.FOREIGN, "is a database of another program")
-            return False
-        if version > _SCHEMA_VERSION:
-            what = f"was written by a newer journal-watcher (version {version}, this one knows {_SCHEMA_VERSION})"
+            return 0
+        assert isinstance(version, int)
+        if version > len(_MIGRATIONS):
+            what = f"was written by a newer journal-watcher (version {version}, this one knows {len(_MIGRATIONS)})"
             raise HistoryError(self.path, Trouble.NEWER, what)
-        return True
+        return version
 
     def _prune_now_and_then(self, opened: apsw.Connection, added: int) -> None:
         now = time.monotonic()

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,9 @@ from watcher.records.lock import LOCK_NAME, AlreadyRunning, Lock, holder_of
 
 __all__ = ["AlreadyRunning", "StateDir", "StateError", "StateMissing", "holder", "inspect", "read_file", "trouble_with"]
 
-LAYOUT = 1
-"""The layout of the directory that this program knows. A newer one is refused, an older one would be migrated."""
+_MIGRATIONS: tuple[Callable[[int], None], ...] = ()
+"""What makes layout 2 of layout 1, layout 3 of that, and so on: each is given the directory's descriptor, and may have
+been broken off in the middle before. What was once released never changes."""
 
 _VERSION = "version"
 _UNFINISHED = ".unfinished-"
@@ -106,6 +107,7 @@ class StateDir:
         """
         try:
             self._lock = Lock.take(self.fd)
+            self._migrate()
             for name in os.listdir(self.fd):
                 if name.startswith(_UNFINISHED):
                     _unlink_if_there(name, self.fd)
@@ -149,12 +151,19 @@ class StateDir:
         except OSError as error:
             raise trouble_with(self.path / name, error) from error
 
+    def _migrate(self) -> None:
+        """Bring an older directory to the layout of this program; under the lock."""
+        layout = int(self.read(_VERSION, 64) or _layout())
+        for step, migrate in enumerate(_MIGRATIONS[layout - 1 :], layout + 1):
+            migrate(self.fd)
+            self.write_atomically(_VERSION, f"{step}\n".encode(), fsync=True)
+
     def _check_layout(self) -> None:
         text = self.read(_VERSION, 64)
         where = printable(self.path)
         if not text:  # none yet, or a crash right after its creation
             try:
-                _write(_VERSION, f"{LAYOUT}\n".encode(), os.O_TRUNC, self.fd, fsync=False)
+                _write(_VERSION, f"{_layout()}\n".encode(), os.O_TRUNC, self.fd, fsync=False)
             except OSError as error:
                 raise trouble_with(self.path / _VERSION, error) from error
         elif not text.strip().isdigit():
@@ -162,11 +171,16 @@ class StateDir:
                 f"{where}/{_VERSION} does not hold a version: if {where} is a state directory of journal-watcher, "
                 "remove that file, else set another state_dir"
             )
-        elif int(text) > LAYOUT:
+        elif int(text) > _layout():
             raise StateError(
                 f"the state directory {where} was written by a newer journal-watcher (layout {int(text)}, this one "
-                f"knows {LAYOUT}): upgrade journal-watcher, or set another state_dir"
+                f"knows {_layout()}): upgrade journal-watcher, or set another state_dir"
             )
+
+
+def _layout() -> int:
+    """The layout that this program knows."""
+    return len(_MIGRATIONS) + 1
 
 
 def holder(path: Path) -> int | None:
