@@ -48,6 +48,15 @@ Config = Annotated[
         help="The settings file. Without it $JOURNAL_WATCHER_CONFIG, then ./settings.yaml.",
     ),
 ]
+
+
+def _complete_path(ctx: typer.Context, _param: object, incomplete: str) -> list[str]:
+    from watcher.completion import databases
+
+    config = ctx.params.get("config")
+    return databases(config if isinstance(config, Path) else None, incomplete)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -137,7 +146,12 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
 def recover(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH", readable=False, help="Databases or their journals; none: the whole tree."),
+        typer.Argument(
+            metavar="PATH",
+            readable=False,
+            shell_complete=_complete_path,
+            help="Databases or their journals; none: the whole tree.",
+        ),
     ] = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recovered.")] = False,
@@ -176,7 +190,12 @@ def recover(
 
 @app.command()
 def explain(
-    path: Annotated[Path, typer.Argument(metavar="PATH", readable=False, help="A database, or its journal.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", readable=False, shell_complete=_complete_path, help="A database, or its journal."
+        ),
+    ],
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
