@@ -167,5 +167,5 @@ def _reason(look: Look, judgement: Judgement | None) -> str:
     if look.state is JournalState.ZEROED:
         return "the journal's header is zeroed: nothing to roll back"
     if look.blocks_nobody:
-        return "the database has zero bytes: SQLite reads it whatever the journal holds"
+        return "the database is empty: SQLite reads it whatever the journal holds"
     return look.detail

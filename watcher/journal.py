@@ -14,6 +14,7 @@ from enum import StrEnum
 
 __all__ = [
     "DATABASE_HEAD_BYTES",
+    "EMPTY_DATABASE_BYTES",
     "Contents",
     "Header",
     "JournalState",
@@ -26,6 +27,8 @@ MAGIC = bytes.fromhex("d9d505f920a163d7")
 DATABASE_MAGIC = b"SQLite format 3\x00"
 DATABASE_HEAD_BYTES = 18
 """Of a database, what tells that it is one, and its page size."""
+EMPTY_DATABASE_BYTES = 1
+"""A database of no more bytes is empty for SQLite (`unixFileSize` in os_unix.c)."""
 RECORDS_UNTIL_END = 0xFFFFFFFF
 """The record count of a journal that was written with `synchronous=OFF`: as many records as the file holds."""
 
@@ -219,7 +222,7 @@ def is_database(head: bytes, contents: Contents) -> bool:
         head: the file's first 18 bytes, or all it has.
         contents: what the journal says.
     """
-    if not head or head.startswith(DATABASE_MAGIC):
+    if len(head) <= EMPTY_DATABASE_BYTES or head.startswith(DATABASE_MAGIC):
         return True
     new = contents.header is not None and contents.header.initial_pages == 0
     return new and head.startswith(bytes(len(DATABASE_MAGIC)))

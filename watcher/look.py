@@ -46,9 +46,9 @@ class Look:
 
     @property
     def blocks_nobody(self) -> bool:
-        """Beside a database of zero bytes a read-only open works, whatever its journal holds: SQLite finds no page
-        to roll back into."""
-        return self.state is not JournalState.UNSAFE and self.database is not None and self.database.size_bytes == 0
+        """Beside an empty database a read-only open works, whatever its journal holds: SQLite finds no page to roll
+        back into."""
+        return self.state is not JournalState.UNSAFE and self.database is not None and _is_empty(self.database)
 
     @property
     def size_bytes(self) -> int:
@@ -141,7 +141,7 @@ class Pair:
         detail = _DETAILS.get(state, "")
         if state is JournalState.SUPER:
             detail = f"the journal's trailer names the super-journal {printable(contents.super_journal or '')}"
-        elif state in {JournalState.HOT, JournalState.MALFORMED} and database is not None and database.size_bytes:
+        elif state in {JournalState.HOT, JournalState.MALFORMED} and database is not None and not _is_empty(database):
             refusal = self._refusal(contents, journal, database, head or b"")
             if refusal:
                 state, detail = JournalState.UNSAFE, refusal
@@ -219,6 +219,10 @@ class Pair:
                 pinned.close()
         self._journal = self._database = None
         self._claims.release()
+
+
+def _is_empty(database: FileIdentity) -> bool:
+    return database.size_bytes <= format_.EMPTY_DATABASE_BYTES
 
 
 _DETAILS = {
