@@ -211,7 +211,10 @@ class TestOneMistake:
             ("file: x", "file: unknown key; did you mean owner.heartbeat.file or log.file?"),
             ("watch.backend: x", "watch.backend: unknown key; keys are nested: write watch: {backend: …}"),
             ("log: {json_lines: true}", "log.json_lines: unknown key; the keys here are level, file, json, rotation, "),
-            ("alerts: {}", "alerts: unknown key; the keys here are instance, state_dir, tree, owner, recovery, watch, "),
+            (
+                "alerts: {}",
+                "alerts: unknown key; the keys here are instance, state_dir, tree, owner, recovery, watch, ",
+            ),
             ("owner: {container: {labels: {a: x}, label: x}}", "did you mean owner.container.labels?"),
         ],
     )
