@@ -14,7 +14,7 @@ from watcher.records.events import Event
 from watcher.records.record import Record
 from watcher.recovery import Recovery
 from watcher.reports import Reports
-from watcher.tree import Gone, Place, RootMissingError, UnsafeError
+from watcher.tree import Gone, Place, UnsafeError
 from watcher.verification import Health
 
 __all__ = ["Aftercare"]
@@ -80,7 +80,7 @@ class Aftercare:
         try:
             with self._looker.pair(place) as pair:
                 health, words = self._recovery.verify(pair, record)
-        except (Gone, UnsafeError, RootMissingError) as error:
+        except (Gone, UnsafeError, OSError) as error:
             health, words = Health.UNKNOWN, str(error)
         if health is Health.CORRUPT:
             self._reports.condemned(place, self._recovery.condemn(record, words))

@@ -223,6 +223,7 @@ class Installation:
 
         Raises:
             RootMissingError: the root is not there.
+            OSError: we have run out of descriptors or threads. `unwatch` ends what has begun.
         """
         tree, settings = self.rooms.tree, self.settings.watch
         root = tree.open_root()
@@ -244,8 +245,8 @@ class Installation:
             poll_interval_s=settings.sweep_interval / _POLLS_PER_SWEEP,
             also_poll=settings.backend is WatchBackend.AUTO and not is_local,
         )
-        files.start()
         self._files = files
+        files.start()
         self._root = RootHints(tree.root, lambda: trouble(Trouble.ROOT_GONE))
         self._root.start()
 

@@ -252,7 +252,7 @@ class Service:
     def _begin_to_watch(self) -> None:
         try:
             self._installation.watch()
-        except RootMissingError as error:
+        except OSError as error:
             self._lose_root(error.strerror)
 
     def _lose_root(self, why: str | None, again_s: float = _ROOT_AGAIN_S) -> None:
@@ -284,8 +284,12 @@ class Service:
             return
         try:
             self._installation.watch()
-        except RootMissingError:
+        except OSError as error:
+            self._installation.unwatch()
             self._release_root()
+            if not isinstance(error, RootMissingError):
+                root, words = printable(self._settings.tree.root), error.strerror or str(error)
+                self._warn(Event.ROOT_MISSING, f"{root} is there, but cannot be watched: {words}; trying again")
             return
         self._vitals.root_missing = False
         if self._manager.listens and _is_read_only(self._settings.tree.root):

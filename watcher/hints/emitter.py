@@ -48,5 +48,11 @@ class HintEmitter(EventEmitter):
         if trouble is not None and self.should_keep_running():
             self._sink.sweep(trouble)
 
+    def abandon(self) -> None:
+        """Stop, also where the thread could not be started."""
+        self.stop()
+        if self.ident is None:
+            self._release()
+
     def _release(self) -> None:
         """Give back what the thread has used."""

@@ -6,6 +6,7 @@ writer, or the settings say so, the tree is polled.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -72,6 +73,8 @@ class FilesystemHints:
 
         Raises:
             RootMissingError: the root is not there.
+            OSError: we have run out of descriptors, or the kernel gives no thread. What has begun by then goes on until
+                `stop`.
         """
         os.close(self._tree.open_root())
         if self._native:
@@ -138,7 +141,12 @@ class FilesystemHints:
 
     def _run(self, name: str, observer: BaseObserver) -> None:
         observer.name = f"watch-{name}-observer"
-        observer.start()
+        try:
+            observer.start()
+        except RuntimeError as error:  # "can't start new thread"
+            while len(self._sources) > len(self._observers):
+                self._sources.pop().abandon()
+            raise OSError(errno.EAGAIN, "the kernel gives us no thread to watch it with") from error
         self._names.append(name)
         self._observers.append(observer)
 

@@ -7,6 +7,7 @@ parent's watch is told at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -42,9 +43,19 @@ class RootHints:
         self._thread = threading.Thread(target=self._run, name="watch-root", daemon=True)
 
     def start(self) -> None:
+        """
+        Raises:
+            OSError: we have run out of descriptors, or the kernel gives no thread.
+        """
         if sys.platform == "linux":
-            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._thread.start()
+            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._wake = wake
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # "can't start new thread"
+                self._wake = None
+                os.close(wake)
+                raise OSError(errno.EAGAIN, "the kernel gives us no thread to watch it with") from error
 
     def stop(self, deadline_s: float = 1.0) -> None:
         """End the thread; once only."""
