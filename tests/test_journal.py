@@ -311,7 +311,7 @@ def test_a_file_of_zeros_counts_as_a_database_only_beside_a_journal_that_says_so
     assert look_at(broken.put(tmp_path / "broken.db")).state is JournalState.FOREIGN
 
 
-@pytest.mark.parametrize("head", [b"S", b"SQLite format 2\0", b"SQLite format 3", b"\0" * 15, b"Dear diary, today"])
+@pytest.mark.parametrize("head", [b"SQ", b"SQLite format 2\0", b"SQLite format 3", b"\0" * 15, b"Dear diary, today"])
 def test_what_does_not_begin_as_a_database_is_none(hot: Bytes, tmp_path: Path, head: bytes) -> None:
     contents = contents_of(hot.journal, tmp_path)
     assert not is_database(head[:18], contents)
