@@ -91,14 +91,13 @@ def test_a_live_writer_is_named(runner: Runner) -> None:
 NAMES = ["plain.db", "new\nline.db", "quo\"te'.db", "--opt.db", "-c", os.fsdecode(b"\xff\xfe.db"), "back\\n.db", "ä.db"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_database_is_found_by_any_name_it_may_have(runner: Runner, crashed: CrashedPair, name: str) -> None:
-    database = crashed.put(runner.root / "s 1" / name)
-    crashed.put(runner.root / "s 1" / "another.db")
-    shown = next(each["database"] for each in runner.json("scan")["journals"] if "another" not in each["database"])
-    spelled = [str(database), f"{database}-journal", f"s 1/{name}", f"s 1/{name}-journal", shown, f"{shown}-journal"]
-    done = runner.command("recover", "--dry-run", "--json", "--", *spelled)
-    assert [each["database"] for each in json.loads(done.stdout)] == [shown]
+def test_a_database_is_found_by_any_name_it_may_have(runner: Runner, crashed: CrashedPair) -> None:
+    databases = [crashed.put(runner.root / "s 1" / name) for name in NAMES]
+    shown = [each["database"] for each in runner.json("scan")["journals"]]
+    spelled = [*map(str, databases), *(f"s 1/{name}" for name in NAMES), *shown]
+    done = runner.command("recover", "--dry-run", "--json", "--", *spelled, *(f"{path}-journal" for path in spelled))
+    assert sorted(each["database"] for each in json.loads(done.stdout)) == sorted(shown)
+    assert len(shown) == len(NAMES)
 
 
 def test_a_path_may_be_relative_to_the_working_directory_or_to_the_root(runner: Runner, crashed: CrashedPair) -> None:
@@ -149,10 +148,8 @@ def test_a_path_that_is_no_database_of_this_tree_is_status_two(
     (runner.root / "s1" / "a_directory").mkdir()
     make_database(runner.root / "s1" / "inbound.db")
     crashed.put(runner.root / "deep" / "er" / "x.db")
-    for command in ("explain", "recover"):
-        done = runner.command(command, path, cwd=runner.root)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith("journal-watcher: ")
+    done = runner.command("recover", path, cwd=runner.root)
+    assert (done.returncode, done.stdout) == (2, "")
     assert journal_of(runner.root / "s1" / "x.db").exists(), "nothing was done"
     assert done.stderr == f"journal-watcher: {why.format(root=runner.root)}\n"
 

@@ -187,7 +187,7 @@ def test_a_writer_at_work_is_never_taken_for_dead(runner: Runner) -> None:
     database = runner.root / "x.db"
     make_database(database)
     with writing(database) as writer:
-        for _ in range(5):
+        for _ in range(3):
             writer.tell("begin")
             writer.tell("COMMIT")
             writer.tell("begin")

@@ -311,13 +311,16 @@ def test_a_reload_leaves_no_descriptor_or_thread_behind(runner: Runner) -> None:
     def counts() -> tuple[int, int]:
         return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
 
+    def is_watching() -> bool:
+        return bool(json.loads((runner.state / "status.json").read_text())["watch"]["directories"])
+
     found = []
     for number in range(6):
         runner.configure(recovery={"workers": 4}, watch={"sweep_interval": f"{number + 20}s"})
         sweeps = len(service.events("sweep"))
         reload(service)
         service.wait_for("sweep", count=sweeps + 1)
-        wait_until(lambda: runner.json("status")["watch"]["directories"] == 1)
+        wait_until(is_watching)
         found.append(counts())
     assert found[-1] == found[1], found
     assert service.stop() == 0

@@ -15,7 +15,7 @@ from rich.text import Text
 
 __all__ = ["Bar", "err", "out", "paragraph", "progress", "table"]
 
-# With NO_COLOR nothing is styled: rich alone would keep bold and dim.
+# With NO_COLOR no escape code is written at all: rich alone would keep bold and dim.
 _COLOURS: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, color_system=_COLOURS)
 err = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, color_system=_COLOURS)
@@ -109,7 +109,7 @@ class Bar:
 
 @contextmanager
 def progress(what: str) -> Iterator[Bar]:
-    """A progress bar on stderr, which comes only on a terminal, and goes when all is done."""
+    """A progress bar on stderr, which comes only on a terminal that may be painted, and goes when all is done."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -117,5 +117,5 @@ def progress(what: str) -> Iterator[Bar]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with Progress(*columns, console=err, transient=True, disable=not (err.is_terminal and _COLOURS)) as bar:
         yield Bar(bar, what)
