@@ -253,6 +253,48 @@ def test_settings_that_are_wrong_are_not_tried_again(machine: Machine) -> None:
     machine.run("systemctl", "restart", "jw")
 
 
+@pytest.mark.parametrize("owner", ["nanoclaw", "root"])
+def test_what_it_does_is_possible_in_its_sandbox(machine: Machine, owner: str) -> None:
+    """A hook, the command probe, a pid file of another user's process, verification in a child, a log file."""
+    home = f"/srv/all of {owner}"
+    machine.run("install", "-d", "-o", owner, home, f"{home}/data")
+    settings = {
+        "tree": {"root": "./data", "layout": "{session}"},
+        "owner": {"command": {"argv": ["sh", "-c", "test -e alive"]}, "pid_file": ".writer.pid"},
+        "recovery": {"verify": "quick"},
+        "hooks": {"recovered": ["sh", "-c", "cat > .journal-watcher/told"]},
+        "log": {"file": "./log/watcher.log", "level": "DEBUG"},
+    }
+    machine.write(f"{home}/settings.yaml", yaml.safe_dump(settings))
+    unit = machine.run("/opt/jw/bin/journal-watcher", "unit", "-c", f"{home}/settings.yaml")
+    assert f"User={owner}\n" in unit
+    machine.write("/etc/systemd/system/all.service", unit)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "all")
+    try:
+        database = f"{home}/data/s/outbound.db"
+        machine.run("install", "-d", "-o", owner, f"{home}/data/s")
+        machine.run("touch", f"{home}/alive")
+        machine.write(f"{home}/data/s/.writer.pid", "1")
+        machine.python(CRASH, database, check=False, user=owner)
+
+        def logged(words: str) -> bool:
+            return words in machine.run("cat", f"{home}/log/watcher.log")
+
+        machine.waits(lambda: logged("names pid 1, which runs") or logged("owner_alive"))
+        machine.run("rm", f"{home}/data/s/.writer.pid", f"{home}/alive")
+        machine.waits(lambda: logged(" recovered "))
+        machine.waits(
+            lambda: '"outcome": "recovered"' in machine.run("cat", f"{home}/.journal-watcher/told", check=False)
+        )
+        time.sleep(1)  # for a verification that fails to say so
+        assert not logged("verify_failed")
+        assert not logged("hook_failed")
+        assert not logged("snapshot_failed")
+    finally:
+        machine.run("systemctl", "stop", "all")
+
+
 def test_it_stops_when_it_is_told_to(machine: Machine) -> None:
     machine.run("systemctl", "stop", "jw")
     assert machine.shows("ActiveState") == "inactive"

@@ -226,14 +226,11 @@ class TestContainers:
         assert service["group_add"] == ["105"]
 
     @pytest.mark.skipif(not _has_compose(), reason="docker compose is not installed")
-    def test_compose_itself_reads_it(self, odd: Facts, tmp_path: Path) -> None:
-        (tmp_path / "compose.yaml").write_text(compose(odd), "utf-8")
-        done = subprocess.run(
-            ["docker", "compose", "-f", tmp_path / "compose.yaml", "config", "-q"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def test_compose_itself_reads_it(self, tmp_path: Path) -> None:
+        facts = installed(tmp_path / "with $HOME and 'quotes'", "metrics: {listen: 127.0.0.1:9464}")
+        (tmp_path / "compose.yaml").write_text(compose(facts), "utf-8")
+        asked = ["docker", "compose", "-f", tmp_path / "compose.yaml", "config", "-q"]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
     def test_the_daemon_set_is_whole(self, odd: Facts) -> None:
