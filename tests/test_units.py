@@ -229,7 +229,7 @@ class TestContainers:
     def test_compose_itself_reads_it(self, tmp_path: Path) -> None:
         facts = installed(tmp_path / "with $HOME and 'quotes'", "metrics: {listen: 127.0.0.1:9464}")
         (tmp_path / "compose.yaml").write_text(compose(facts), "utf-8")
-        asked = ["docker", "compose", "-f", tmp_path / "compose.yaml", "config", "-q"]
+        asked = ["docker", "compose", "-f", str(tmp_path / "compose.yaml"), "config", "-q"]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
