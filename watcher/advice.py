@@ -1,14 +1,35 @@
-"""What a person may do by hand about a journal that we leave alone, in exact words."""
+"""What a person may do by hand about a journal that we leave alone, or a machine that has no more to give, in exact
+words."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 from watcher.decision import Decision, Finding
 from watcher.journal import JournalState
 from watcher.names import printable
 
-__all__ = ["by_hand", "quoted", "roll_back_command"]
+__all__ = ["by_hand", "in_words", "is_of_machine", "quoted", "roll_back_command"]
+
+_REMEDIES = {
+    errno.EMFILE: "raise our limit of open files (ulimit -n, in a unit LimitNOFILE=)",
+    errno.ENFILE: "raise the machine's limit of open files (sysctl fs.file-max)",
+    errno.EAGAIN: "raise our limit of threads (ulimit -u, in a unit TasksMax=)",
+    errno.ENOMEM: "give us more memory",
+}
+
+
+def is_of_machine(error: OSError) -> bool:
+    """Whether the machine has no more to give, whichever file it was asked for."""
+    return error.errno in _REMEDIES
+
+
+def in_words(error: OSError) -> str:
+    """What the system says, and what to do about it where that is known."""
+    words = printable(error.strerror or str(error))
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{words}; {remedy}" if remedy else words
 
 
 def quoted(path: str) -> str:

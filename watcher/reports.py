@@ -11,7 +11,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 
-from watcher.advice import by_hand
+from watcher.advice import by_hand, in_words, is_of_machine
 from watcher.decision import Decision, Finding
 from watcher.names import printable
 from watcher.owner.testimony import Judgement, Verdict
@@ -194,13 +194,15 @@ class Reports:
 
     def defect(self, place: Place, path: str, error: BaseException) -> None:
         """Something went wrong that nobody has thought of, or the machine has no more to give."""
-        key = (type(error).__name__, place)
-        left_out = self._repeats.allow(key, str(error), time.monotonic())
+        name, words, about = type(error).__name__, printable(str(error)), place.relative
+        if isinstance(error, OSError):  # whose own words name the file that was asked for, another one at each try
+            words, about = in_words(error), "" if is_of_machine(error) else place.relative
+        left_out = self._repeats.allow((name, about), words, time.monotonic())
         if left_out is not None:
             log.tell(
                 Event.RECOVERY_FAILED,
-                f"{_name(place)}: {type(error).__name__}: {printable(str(error))}; database and journal are as they"
-                f" were, looking again{_left_out(left_out)}",
+                f"{_name(place)}: {name}: {words}; database and journal are as they were, looking again"
+                f"{_left_out(left_out)}",
                 database=path,
                 exception=None if isinstance(error, OSError) else error,
             )

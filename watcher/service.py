@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from watcher import announcements
+from watcher.advice import in_words
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
@@ -206,12 +207,12 @@ class Service:
 
     def _after_sweep(self, swept: Swept) -> None:
         if isinstance(swept.error, RootMissingError):
-            self._lose_root(swept.error.strerror)
+            self._lose_root(in_words(swept.error))
             return
         if swept.error is not None:
             root = printable(self._settings.tree.root)
-            message = f"the sweep of {root} ended early: {swept.error.strerror}; the next one begins anew"
-            self._warn(Event.WATCH_LIMIT, message)
+            message = f"the sweep of {root} ended early: {in_words(swept.error)}; the next one begins anew"
+            self._warn(Event.WATCH_LIMIT, message, swept.error.errno)
         elif self._root is not None and not self._root.is_still(self._settings.tree.root):
             self._lose_root("another directory has taken its place")
             return
@@ -253,7 +254,7 @@ class Service:
         try:
             self._installation.watch()
         except OSError as error:
-            self._lose_root(error.strerror)
+            self._lose_root(in_words(error))
 
     def _lose_root(self, why: str | None, again_s: float = _ROOT_AGAIN_S) -> None:
         self._root_again_s = again_s
@@ -262,9 +263,10 @@ class Service:
         if not self._vitals.root_missing:
             self._vitals.root_missing = True
             self._root_due = time.monotonic() + (again_s if again_s > _ROOT_AGAIN_S else 0.0)
+            why = why or "not there"
             log.tell(
                 Event.ROOT_MISSING,
-                f"{printable(self._settings.tree.root)}: {(why or 'not there').lower()}; waiting for it",
+                f"{printable(self._settings.tree.root)}: {why[0].lower()}{why[1:]}; waiting for it",
             )
             self._report_soon()
 
@@ -288,8 +290,10 @@ class Service:
             self._installation.unwatch()
             self._release_root()
             if not isinstance(error, RootMissingError):
-                root, words = printable(self._settings.tree.root), error.strerror or str(error)
-                self._warn(Event.ROOT_MISSING, f"{root} is there, but cannot be watched: {words}; trying again")
+                root = printable(self._settings.tree.root)
+                self._warn(
+                    Event.ROOT_MISSING, f"{root} is there, but cannot be watched: {in_words(error)}; trying again"
+                )
             return
         self._vitals.root_missing = False
         if self._manager.listens and _is_read_only(self._settings.tree.root):
