@@ -163,7 +163,7 @@ def test_pid_files_are_counted(runner: Runner) -> None:
         session(runner, name)
     (runner.root / "s2" / ".writer.pid").write_text("1")
     runner.configure(owner={"pid_file": ".writer.pid"}, tree={"layout": "{session}"})
-    assert checked(runner)["pid_file"]["detail"] == "1 of 3 directories have .writer.pid"
+    assert checked(runner)["pid_file"]["detail"] == "1 of 3 directories with files have .writer.pid"
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,10 @@ def _check_owner(settings: Settings, tree: Tree, file_system: str, *, is_local: 
             yield Check("locks", Level.OK, detail)
         else:
             yield Check(
-                "locks", Level.ERROR, f"{detail}, and no other probe is set", "set one: nothing is recovered else"
+                "locks",
+                Level.ERROR,
+                f"{detail}, and no other probe is set",
+                "set owner.pid_file, owner.container or owner.command: without one nothing is recovered",
             )
     elif owner.locks is LocksMode.TRUST and not is_local:
         yield Check(
@@ -304,14 +307,14 @@ def _check_owner(settings: Settings, tree: Tree, file_system: str, *, is_local: 
 
 def _check_pid_files(tree: Tree, pattern: str) -> Check:
     sessions = with_file = 0
-    for directory, _ in tree.walk():
+    for directory, files in tree.walk():
         place = Place(directory, "")
-        if not tree.holds_databases(place.parts) or (not directory and tree.layout is not None):
+        if not tree.holds_databases(place.parts) or not any(map(tree.admits_database, files)):
             continue
         path = expand(pattern, tree.session(place))
         sessions += 1
         with_file += os.path.lexists(os.path.join(tree.root, directory, path))
-    return Check("pid_file", Level.OK, f"{with_file} of {sessions} directories have {printable(pattern)}")
+    return Check("pid_file", Level.OK, f"{with_file} of {sessions} directories with files have {printable(pattern)}")
 
 
 def _check_watches(tree: Tree) -> Check:
