@@ -1,0 +1,109 @@
+"""What the kernel refuses us for a while: descriptors, and threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.crashlab.sessions import Bytes
+from tests.faults import AS_NOBODY, HEALS_WITHIN_S, SWEEP_S, assert_heals, configure
+from tests.running import Runner, Service, wait_until
+from tests.test_faults_tree import NOBODY, give, nobodys
+from tests.writers import CrashedPair
+
+__all__ = ["nobodys"]
+
+
+@contextmanager
+def few_descriptors(service: Service, spare: int) -> Iterator[None]:
+    """The service may open so many files more, and no others."""
+    pid = service.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir(f"/proc/{pid}/fd")))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + spare, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+@contextmanager
+def no_threads(service: Service) -> Iterator[None]:
+    """The service (`AS_NOBODY`) is refused new threads."""
+    service.signal(signal.SIGUSR2)
+    try:
+        yield
+    finally:
+        service.signal(signal.SIGUSR2)
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 4])
+def test_without_descriptors_what_cannot_be_done_is_told_once_and_done_later(
+    runner: Runner, crashed: CrashedPair, spare: int
+) -> None:
+    configure(runner)
+    service = runner.start()
+    with few_descriptors(service, spare):
+        database = crashed.put(runner.root / "s1" / "outbound.db")
+        wait_until(lambda: troubles(service))
+        time.sleep(4 * SWEEP_S)  # in which nothing may be told again
+        assert set(troubles(service).values()) == {1}, troubles(service)
+        assert_untouched_or_recovered(database, crashed)
+    assert_heals(service, database, crashed)
+    assert service.stop() == 0
+
+
+def troubles(service: Service) -> Counter[str]:
+    """What was told about descriptors, with the number of times; the name of a file may differ."""
+    return Counter(
+        re.sub(r"\S*/", "", each["message"])
+        for each in service.events()
+        if each["level"] in {"WARNING", "ERROR"} and "open file" in each["message"]
+    )
+
+
+def assert_untouched_or_recovered(database: Path, crashed: CrashedPair) -> None:
+    assert Bytes.of(database) in {Bytes(crashed.database, crashed.journal), Bytes(crashed.recovered, None)}
+
+
+def test_without_threads_a_root_that_is_back_is_watched_later(nobodys: Runner, crashed: CrashedPair) -> None:
+    configure(nobodys)
+    service = nobodys.start(argv=AS_NOBODY)
+    descriptors = open_files(service)
+    with no_threads(service):
+        nobodys.root.rename(nobodys.root.with_name("away"))
+        service.wait_for("root_missing")
+        nobodys.root.mkdir()
+        database = crashed.put(nobodys.root / "s1" / "outbound.db")
+        give(database, NOBODY)
+        assert "no thread" in service.wait_for("root_missing", count=2)["message"]
+        time.sleep(4 * SWEEP_S)
+        assert len(service.events("root_missing")) == 2
+        assert_heals(service, database, crashed)  # by the sweep
+    service.wait_for("root_back", deadline_s=HEALS_WITHIN_S)
+    wait_until(lambda: open_files(service) <= descriptors)
+    assert service.stop() == 0
+
+
+def test_without_processes_a_verification_is_told_to_be_missing(nobodys: Runner, crashed: CrashedPair) -> None:
+    configure(nobodys, recovery={"verify": "quick"})
+    service = nobodys.start(argv=AS_NOBODY)
+    with no_threads(service):
+        database = crashed.put(nobodys.root / "s1" / "outbound.db")
+        give(database, NOBODY)
+        assert_heals(service, database, crashed)
+        assert "could not be done" in service.wait_for("verify_failed", database=database)["message"]
+    assert service.stop() == 0
+
+
+def open_files(service: Service) -> int:
+    return len(os.listdir(f"/proc/{service.process.pid}/fd"))
