@@ -59,6 +59,16 @@ def test_what_a_person_may_do_is_said_exactly(runner: Runner, crashed: CrashedPa
     assert command in runner.command("explain", database).stdout
 
 
+def test_a_journal_without_a_header_is_to_be_copied_first(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(owner={"locks": "off"})
+    database = crashed.put(runner.root / "x.db")
+    journal_of(database).write_bytes(b"no header" + crashed.journal)
+    told = runner.json("explain", database)
+    assert (told["state"], told["decision"], told["header"]) == ("malformed", "hold", None)
+    assert "copy both files elsewhere" in told["by_hand"]
+    assert "roll back:" not in told["by_hand"]
+
+
 def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
     database = crashed.put(runner.root / "x.db")
     name = b"/workspace/\x1b[2J\xff-mj01"

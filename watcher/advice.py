@@ -53,6 +53,12 @@ def by_hand(finding: Finding) -> str:
     """The advice about this finding; empty where there is nothing to do by hand."""
     database = quoted(finding.path)
     journal = quoted(os.path.join(os.path.dirname(finding.path), finding.place.journal_name))
+    if finding.decision is Decision.HOLD and finding.look.state is JournalState.MALFORMED:
+        return (
+            "Find out whether its writer still runs. Where it has certainly ended, copy both files elsewhere, and have"
+            f" SQLite delete the journal, which holds nothing that it could roll back: {roll_back_command(finding)}."
+            " While it runs, that would corrupt the database."
+        )
     if finding.decision is Decision.HOLD:
         return (
             "Find out whether its writer still runs. Where it has certainly ended, have SQLite roll back:"
