@@ -66,7 +66,7 @@ def test_a_journal_without_a_header_is_to_be_copied_first(runner: Runner, crashe
     told = runner.json("explain", database)
     assert (told["state"], told["decision"], told["header"]) == ("malformed", "hold", None)
     assert "copy both files elsewhere" in told["by_hand"]
-    assert "roll back:" not in told["by_hand"]
+    assert "have SQLite roll back" not in told["by_hand"]
 
 
 def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
