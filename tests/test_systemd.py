@@ -295,6 +295,24 @@ def test_what_it_does_is_possible_in_its_sandbox(machine: Machine, owner: str) -
         machine.run("systemctl", "stop", "all")
 
 
+def test_the_tightest_unit_lets_it_do_its_job(machine: Machine) -> None:
+    """Nothing but a tree: no network, no program of the user's, no privileged call."""
+    home = "/srv/tight"
+    machine.run("install", "-d", "-o", "nanoclaw", home, f"{home}/data")
+    machine.write(f"{home}/settings.yaml", "tree: {root: ./data}\n")
+    unit = machine.run("/opt/jw/bin/journal-watcher", "unit", "-c", f"{home}/settings.yaml")
+    assert "PrivateNetwork=yes" in unit
+    machine.write("/etc/systemd/system/tight.service", unit)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "tight")
+    machine.python(CRASH, f"{home}/data/outbound.db", check=False, user="nanoclaw")
+    machine.waits(lambda: " recovered " in machine.run("journalctl", "-u", "tight", "--no-pager", "-o", "cat"))
+    machine.run("systemctl", "stop", "tight")
+    told = machine.run("journalctl", "-u", "tight", "--no-pager", "-o", "cat", "-p", "warning")
+    assert "locks_only" in told
+    assert told.count("\n") == 1
+
+
 def test_it_stops_when_it_is_told_to(machine: Machine) -> None:
     machine.run("systemctl", "stop", "jw")
     assert machine.shows("ActiveState") == "inactive"
