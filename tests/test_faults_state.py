@@ -115,7 +115,7 @@ def test_a_log_directory_that_is_shut_costs_lines_and_nothing_else(nobodys: Runn
     assert_heals(service, database, crashed)
     assert_told_once(service, logs)
     logs.chmod(0o777)
-    wait_until(lambda: (logs / "watcher.log").exists())
+    wait_until((logs / "watcher.log").exists)
     assert service.stop() == 0
 
 
