@@ -102,6 +102,7 @@ def run(config: Config = None) -> None:
     from watcher.records.state_dir import AlreadyRunning, StateError
     from watcher.root_lock import TreeTakenError
     from watcher.service import Service
+    from watcher.threads import NoThreadError
 
     faulthandler.enable()  # a watchdog's SIGABRT leaves behind where each thread was
     try:
@@ -109,7 +110,7 @@ def run(config: Config = None) -> None:
     except (AlreadyRunning, TreeTakenError) as error:
         say(str(error))
         raise typer.Exit(_TAKEN) from error
-    except (StateError, ValueError) as error:
+    except (StateError, ValueError, NoThreadError) as error:
         say(str(error))
         raise typer.Exit(1) from error
     sys.stdout.flush()

@@ -34,6 +34,7 @@ from watcher.records.state_dir import StateDir, StateError
 from watcher.root_lock import RootLock, TreeTakenError
 from watcher.service_manager import ServiceManager, is_its_journal
 from watcher.settings import LogSettings, Settings, SettingsError, load_settings
+from watcher.threads import needing_threads
 from watcher.tree import RootMissingError
 from watcher.vitals import Vitals
 from watcher.watchdog import Watchdog
@@ -94,14 +95,16 @@ class Service:
             AlreadyRunning, TreeTakenError: another watcher holds this state directory, or this tree.
             StateError: the state directory cannot be used.
             ValueError: the log cannot be set up.
+            NoThreadError: the kernel refuses us threads.
         """
         for number in (signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL):
             signal.signal(number, self._signalled)
         with ExitStack() as closing:
             self._open(self._settings, closing)
-            self._start(closing)
-            while self._turn():
-                pass
+            with needing_threads(closing):
+                self._start(closing)
+                while self._turn():
+                    pass
             self._manager.stopping()
         log.tell(Event.STOPPED, f"journal-watcher for {self._settings.instance} has stopped")
         return int(self._failed)

@@ -1,0 +1,38 @@
+"""Threads that the kernel refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+__all__ = ["NoThreadError", "needing_threads"]
+
+_REFUSED = "can't start new thread"
+"""What `threading` raises a RuntimeError with, and nothing else tells it from others (Python 3.11 to 3.14)."""
+
+
+class NoThreadError(Exception):
+    """The kernel has no thread for us. The message says what to do."""
+
+
+@contextmanager
+def needing_threads(closing: ExitStack) -> Iterator[None]:
+    """A block in which threads are started, where one that is refused ends the process.
+
+    Args:
+        closing: what ends them all; it is emptied then, since what was never begun cannot be ended, and the end of the
+            process ends the rest.
+
+    Raises:
+        NoThreadError: one was refused.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != _REFUSED:
+            raise
+        closing.pop_all()
+        raise NoThreadError(
+            "the kernel gives us no more threads: raise our limit of them (ulimit -u, in a unit TasksMax=), and start"
+            " journal-watcher again"
+        ) from error
