@@ -17,7 +17,7 @@ TRIES = 4
 """As many as a fault lasts at least, where it is tried again and again."""
 
 _AS_NOBODY = """
-import codecs, importlib, os, pkgutil
+import codecs, importlib, os, pkgutil, resource, signal
 import watcher
 for encoding in ("ascii", "idna", "latin-1"):
     codecs.lookup(encoding)
@@ -28,10 +28,18 @@ from watcher.cli import main
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
+before = resource.getrlimit(resource.RLIMIT_NPROC)
+def toggle(_number, _frame):
+    now = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, before[1]) if now == before else before)
+signal.signal(signal.SIGUSR2, toggle)
+if "NO_THREADS" in os.environ:
+    toggle(0, None)
 main()
 """
 AS_NOBODY = (sys.executable, "-c", _AS_NOBODY)
-"""The service as a user without any privilege, wherever Python and the tests lie: they are loaded before."""
+"""The service as a user without any privilege, wherever Python and the tests lie: they are loaded before. SIGUSR2 lets
+the kernel refuse it new threads and processes, and a second one grants them again."""
 
 
 def configure(runner: Runner, **sections: object) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.crashlab.sessions import Bytes
 from tests.faults import AS_NOBODY, HEALS_WITHIN_S, SWEEP_S, assert_heals, configure
-from tests.running import Runner, Service, wait_until
+from tests.running import DEADLINE_S, Runner, Service, wait_until
 from tests.test_faults_tree import NOBODY, give, nobodys
 from tests.writers import CrashedPair
 
@@ -92,6 +92,17 @@ def test_without_threads_a_root_that_is_back_is_watched_later(nobodys: Runner, c
     service.wait_for("root_back", deadline_s=HEALS_WITHIN_S)
     wait_until(lambda: open_files(service) <= descriptors)
     assert service.stop() == 0
+
+
+def test_a_start_without_threads_ends_with_what_to_do(nobodys: Runner) -> None:
+    configure(nobodys)
+    service = nobodys.start(argv=AS_NOBODY, environ={"NO_THREADS": "1"}, wait=None)
+    assert service.process.wait(DEADLINE_S) == 1
+    service.stop()
+    assert [line for line in service.raw if not line.startswith("{")] == [
+        "journal-watcher: the kernel gives us no more threads: raise our limit of them (ulimit -u, in a unit TasksMax=),"
+        " and start journal-watcher again\n"
+    ]
 
 
 def test_without_processes_a_verification_is_told_to_be_missing(nobodys: Runner, crashed: CrashedPair) -> None:
