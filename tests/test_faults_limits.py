@@ -99,10 +99,8 @@ def test_a_start_without_threads_ends_with_what_to_do(nobodys: Runner) -> None:
     service = nobodys.start(argv=AS_NOBODY, environ={"NO_THREADS": "1"}, wait=None)
     assert service.process.wait(DEADLINE_S) == 1
     service.stop()
-    assert [line for line in service.raw if not line.startswith("{")] == [
-        "journal-watcher: the kernel gives us no more threads: raise our limit of them (ulimit -u, in a unit TasksMax=),"
-        " and start journal-watcher again\n"
-    ]
+    (told,) = [line for line in service.raw if not line.startswith("{")]
+    assert told.startswith("journal-watcher: the kernel gives us no more threads: raise our limit of them")
 
 
 def test_without_processes_a_verification_is_told_to_be_missing(nobodys: Runner, crashed: CrashedPair) -> None:
