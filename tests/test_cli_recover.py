@@ -24,18 +24,12 @@ from tests.writers import (
     count_read_only,
     journal_of,
     make_database,
+    reading,
     writing,
     writing_unseen,
 )
 
 ENTRY = ["time", "database", "outcome", "pages", "journal_size", "duration_ms", "snapshot", "owner", "error"]
-_HOLD_SHARED = """
-import fcntl, os, sys
-fd = os.open(sys.argv[1], os.O_RDONLY)
-fcntl.lockf(fd, fcntl.LOCK_SH, 510, 0x40000002)  # SHARED_FIRST, SHARED_SIZE of SQLite's os.h
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -44,19 +38,6 @@ def somebody_else() -> int:
     if os.geteuid() != 0:
         pytest.skip("giving files to another user wants root")
     return 65_534
-
-
-@contextmanager
-def reader_of(database: Path) -> Iterator[int]:
-    """A process with a SHARED lock: it reads, and does not come to an end."""
-    argv = [sys.executable, "-c", _HOLD_SHARED, str(database)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
-        try:
-            yield process.pid
-        finally:
-            process.kill()
 
 
 def test_a_stale_database_is_recovered_as_sqlite_would(runner: Runner, crashed: CrashedPair) -> None:
@@ -167,7 +148,7 @@ def test_what_is_not_ours_is_refused_and_stays(runner: Runner) -> None:
 def test_a_reader_that_stays_makes_it_busy(runner: Runner, crashed: CrashedPair) -> None:
     runner.configure(recovery={"busy_timeout": "200ms"})
     database = crashed.put(runner.root / "a.db")
-    with reader_of(database) as pid:
+    with reading(database) as pid:
         done = runner.command("recover", "--json")
         (entry,) = json.loads(done.stdout)
         assert (done.returncode, entry["outcome"]) == (1, "busy")
@@ -180,7 +161,7 @@ def test_a_reader_that_stays_makes_it_busy(runner: Runner, crashed: CrashedPair)
 def test_a_reader_that_goes_is_waited_for(runner: Runner, crashed: CrashedPair) -> None:
     runner.configure(recovery={"busy_timeout": "30s"})
     database = crashed.put(runner.root / "a.db")
-    with reader_of(database):
+    with reading(database):
         argv = [sys.executable, "-m", "watcher", "recover", "-c", str(runner.settings), "--json"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             with pytest.raises(subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ import pytest
 
 from tests.running import Runner, Service, wait_until
 from tests.terminals import on_terminal
-from tests.writers import CrashedPair, crash, journal_of, make_database, writing, writing_unseen
+from tests.writers import CrashedPair, crash, journal_of, make_database, reading, writing, writing_unseen
 
 LEVELS = {
     **dict.fromkeys(["sweep", "journal_found", "owner_alive", "owner_exited", "busy"], "DEBUG"),
@@ -79,6 +79,19 @@ def test_waiting_is_told_for_an_owner_whose_locks_nobody_sees(runner: Runner) ->
         assert str(writer.pid) in service.wait_for("waiting", database=database)["message"]
         assert service.stop() == 0
         writer.tell("COMMIT")
+
+
+def test_waiting_is_told_for_a_reader_that_keeps_a_recovery_waiting(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(watch={"hold_warning": "400ms", "sweep_interval": "100ms"})
+    database = crashed.put(runner.root / "x.db")
+    with reading(database) as pid:
+        service = runner.start()
+        line = service.wait_for("waiting", database=database)
+        assert re.search(rf"for \S+ it could not be recovered: pid {pid} is reading it", line["message"])
+        after_more_looks(service, runner)
+        assert len(service.events("waiting")) == 1
+    service.wait_for("recovered", database=database)
+    assert service.stop() == 0
 
 
 def test_a_writer_that_goes_on_is_not_told_of(runner: Runner) -> None:

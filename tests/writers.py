@@ -142,3 +142,25 @@ def count_read_only(database: Path) -> int:
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         count: int = connection.execute("SELECT count(*) FROM t").fetchone()[0]
         return count
+
+
+_HOLD_SHARED = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+fcntl.lockf(fd, fcntl.LOCK_SH, 510, 0x40000002)  # SHARED_FIRST, SHARED_SIZE of SQLite's os.h
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def reading(database: Path) -> Iterator[int]:
+    """A process with a SHARED lock: it reads, and does not come to an end."""
+    argv = [sys.executable, "-c", _HOLD_SHARED, str(database)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield process.pid
+        finally:
+            process.kill()

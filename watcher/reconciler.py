@@ -298,6 +298,8 @@ class Reconciler:
         again_s = self._pause(attempt, known)
         self._reports.attempted(finding, attempt, again_s)
         if again_s is not None:
+            if attempt.record.outcome is Outcome.BUSY and still_for_s >= self._watch.hold_warning:
+                self._reports.blocked(finding, attempt.record, still_for_s)
             self._agenda.add_at(finding.place, time.monotonic() + again_s)
             return
         if attempt.record.outcome is Outcome.REFUSED:

@@ -85,6 +85,19 @@ class Reports:
             evidence=_evidence(finding.judgement),
         )
 
+    def blocked(self, finding: Finding, record: Record, for_s: float) -> None:
+        """The owner has exited, but somebody has kept the recovery waiting for so long: a reader that hangs."""
+        left_out = self._repeats.allow((Event.WAITING, finding.place), finding.change(), time.monotonic())
+        if left_out is None:
+            return
+        log.tell(
+            Event.WAITING,
+            f"{_name(finding.place)}: its writer has exited, but for {_rounded(for_s)} it could not be recovered:"
+            f" {record.error}; it is recovered as soon as that ends{_left_out(left_out)}",
+            database=finding.path,
+            evidence=_evidence(record.owner or finding.judgement),
+        )
+
     def held(self, finding: Finding, for_s: float, again_s: float) -> None:
         """Nobody can say whether the owner has exited."""
         left_out = self._repeats.allow((Event.HELD, finding.place), finding.change(), time.monotonic())
