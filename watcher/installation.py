@@ -282,7 +282,7 @@ class Installation:
         self._engine_answers = False
         log.tell(
             Event.ENGINE_LOST,
-            f"{reason}; hot journals are held until it answers. {remedy}",
+            f"{reason}; hot journals are held until it answers: {remedy}",
             remedy=remedy,
         )
         self._changed()
