@@ -18,8 +18,8 @@ import apsw
 import pytest
 import sqlalchemy
 
-from tests.writers import ROWS, Writer, make_database, writing, writing_unseen
 from tests.test_races import coded, listening
+from tests.writers import ROWS, Writer, make_database, writing, writing_unseen
 from watcher import RACED, Poller, tolerate_races
 from watcher.poller import Stats, next_tick
 from watcher.races import Raced

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.writers import ROWS, crash, make_database, recover, writing_unseen
 from tests.test_races import coded, listening
+from tests.writers import ROWS, crash, make_database, recover, writing_unseen
 from watcher import RACED, Poller
 from watcher.stillness import JournalLook, Stillness, look_beside
 
