@@ -283,7 +283,7 @@ def test_a_container_that_runs_out_of_memory_is_recovered(
     writer = docker_engine.write(session, labels=LABELS, memory_bytes=64 << 20)
     eat = [str(python()), "-c", "x = bytearray(1 << 30)\nfor i in range(0, 1 << 30, 4096): x[i] = 1"]
     made_exec = docker_engine.api.exec_create(writer, eat)
-    docker_engine.api.exec_start(made_exec)
+    docker_engine.api.exec_start(made_exec["Id"])
     state = docker_engine.api.inspect_container(writer)["State"]
     if state["Running"]:  # the kernel has killed the eater alone: then the writer is the next
         os.kill(state["Pid"], 9)
