@@ -97,22 +97,20 @@ def state(status: Status, words: str, reconciler: Reconciler) -> None:
 
 def of_trouble(trouble: Trouble, watch: Watch) -> tuple[Event, str]:
     """The event and the message of a trouble that leaves the watch at work."""
+    unwatched = "1 directory is" if watch.missed == 1 else f"{watch.missed} directories are"
     match trouble:
         case Trouble.OVERFLOW:
             return Event.OVERFLOW, "the kernel dropped file events; everything is looked at again now"
         case Trouble.UNREADABLE:
             return (
                 Event.WATCH_LIMIT,
-                (
-                    f"{watch.missed} directories are not watched, for uid {os.geteuid()} may not enter them; see"
-                    " journal-watcher check"
-                ),
+                (f"{unwatched} not watched, for uid {os.geteuid()} may not enter; see journal-watcher check"),
             )
         case _:
             return (
                 Event.WATCH_LIMIT,
                 (
-                    f"{watch.missed} directories are not watched, for the kernel allows no more watches; the sweep"
+                    f"{unwatched} not watched, for the kernel allows no more watches; the sweep"
                     " covers them. Raise fs.inotify.max_user_watches (sysctl) to have them watched"
                 ),
             )
