@@ -1,8 +1,9 @@
 """`quick_check` and `integrity_check` of a recovered database, in a child process that can be killed.
 
-They evaluate the CHECK constraints and generated columns of a schema that an agent has written: one of those may
-compute for hours, and cannot be interrupted. So they run in a process of their own, with limits of time and memory,
-which is exec'ed with no descriptor but the database's directory, and ends with us.
+They parse a schema that an agent has written, and compute its generated columns and indexed expressions: one of those
+may take hours, and cannot be interrupted. So they run in a process of their own, with limits of time and memory, which
+is exec'ed with no descriptor but the database's directory, gives up root before it parses anything, and ends with us.
+(CHECK constraints are not among it: a read-only connection does not parse them, `sqlite3AddCheckConstraint`.)
 """
 
 from __future__ import annotations
