@@ -193,7 +193,7 @@ class Installation:
     def _warn_of_rights(self) -> None:
         try:
             found = unwritable(self.rooms.tree, lambda: self._aftercare.goes_on)
-        except RootMissingError:
+        except OSError:
             return  # told by the sweep
         if found.any:
             log.tell(Event.NOT_WRITABLE, f"{found.told()}; those cannot be recovered, see journal-watcher check")

@@ -35,6 +35,7 @@ SUFFIX = "-journal"
 """What SQLite appends to a database's name for its rollback journal."""
 
 O_PATH: int = getattr(os, "O_PATH", 0)
+_USED_UP = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _ENTER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -188,10 +189,13 @@ class Tree:
 
         Raises:
             RootMissingError: it cannot be opened.
+            OSError: we have run out of descriptors or memory, which says nothing about the root.
         """
         try:
             return os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno in _USED_UP:
+                raise
             raise RootMissingError(error.errno, error.strerror, self._root) from error
 
     def enter(self, directory: str) -> int:
