@@ -41,3 +41,11 @@ def host(tmp_path: Path, crashed: CrashedPair) -> Iterator[Host]:
     made = Host(tmp_path, crashed)
     with unchanged(made.outside):
         yield made
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of container engines share theirs, hang it and restart it: one worker runs them, one after another."""
+    for item in items:
+        if "container" in item.path.stem or item.path.stem == "test_systemd":
+            item.add_marker(pytest.mark.xdist_group("engines"))
