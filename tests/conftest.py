@@ -43,9 +43,7 @@ def host(tmp_path: Path, crashed: CrashedPair) -> Iterator[Host]:
         yield made
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """The tests of container engines share theirs, hang it and restart it: one worker runs them, one after another."""
-    for item in items:
-        if "container" in item.path.stem or item.path.stem == "test_systemd":
-            item.add_marker(pytest.mark.xdist_group("engines"))
+    if "container" in item.path.stem or item.path.stem == "test_systemd":
+        item.add_marker(pytest.mark.xdist_group("engines"))
