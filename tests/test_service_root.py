@@ -160,11 +160,11 @@ def holding(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_large_tree_is_swept_and_watched(runner: Runner, crashed: CrashedPair) -> None:
-    for number in range(3000):
+    for number in range(1500):
         (runner.root / f"group-{number % 7}" / f"session-{number:04}").mkdir(parents=True)
-    database = crashed.put(runner.root / "group-6" / "session-2995" / "x.db")
+    database = crashed.put(runner.root / "group-6" / "session-1497" / "x.db")
     service = runner.start()
     service.wait_for("recovered", database=database)
-    wait_until(lambda: runner.json("status")["watch"]["directories"] == 3008)
+    wait_until(lambda: runner.json("status")["watch"]["directories"] == 1508)
     service.wait_for("recovered", database=crashed.put(runner.root / "group-0" / "new" / "deep" / "x.db"))
     assert service.stop() == 0

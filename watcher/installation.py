@@ -266,6 +266,11 @@ class Installation:
             return Watch()
         return Watch(backend=files.backend, directories=files.directories, missed=files.missed)
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether every watch is set, as far as it can be; True also where nothing is to be watched now."""
+        return self._files is None or self._files.ready
+
     def engine_status(self) -> dict[str, object] | None:
         """Which container engine is asked, and whether it answers; None where none is."""
         probe = self.rooms.container

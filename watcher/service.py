@@ -50,6 +50,7 @@ _HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
 """A rollback that takes longer ends beside the new installation."""
 _STATUS_PAUSE_S = 0.25
+_STATUS_AGAIN_S = 1.0
 _FIRST_SWEEP_PAUSE_S = 1.0
 
 
@@ -403,7 +404,8 @@ class Service:
             self._status_due = time.monotonic() + _STATUS_PAUSE_S
 
     def _report(self) -> None:
-        self._status_due = None
+        # While the watches are being set their number grows, and nobody tells.
+        self._status_due = None if self._installation.is_watching else time.monotonic() + _STATUS_AGAIN_S
         try:
             status.write(self._state, self._vitals.status())
         except StateError as error:
