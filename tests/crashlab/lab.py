@@ -138,12 +138,12 @@ class Lab:
             self._service = self._running.start(wait="started")
             host = closing_.enter_context(_polling(self._running.root))
             neighbours = [
-                closing_.enter_context(closing(_neighbour(self._running.root, self._seed, unseen=unseen)))
+                closing_.enter_context(closing(neighbour(self._running.root, self._seed, unseen=unseen)))
                 for unseen in (False, True)
             ]
             yield
-            for neighbour in neighbours:
-                self._judge_neighbour(neighbour)
+            for writer in neighbours:
+                self._judge_neighbour(writer)
             self.tally.polls = host()
             for _, kills in self._rounds:
                 self._judge_cold(kills)
@@ -317,7 +317,7 @@ def _installation(directory: Path) -> Runner:
     return runner
 
 
-def _neighbour(root: Path, seed: int, *, unseen: bool) -> Writer:
+def neighbour(root: Path, seed: int, *, unseen: bool) -> Writer:
     plan = Plan(
         seed=seed,
         page_size=4096,
