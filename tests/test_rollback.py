@@ -219,6 +219,17 @@ def test_a_new_journal_after_the_look_is_left_alone(database: Path, crashed: Cra
     assert everything_in(database.parent) == before
 
 
+def test_a_new_database_after_the_look_is_left_alone_and_keeps_its_journal(database: Path) -> None:
+    with looked_at(database) as (pair, look):
+        other = database.with_name("other.db")
+        make_database(other)
+        other.rename(database)
+        before = everything_in(database.parent)
+        with pytest.raises(BusyError, match=r"outbound\.db was replaced"):
+            roll_back(pair, look, busy_timeout_s=0.01)
+    assert everything_in(database.parent) == before
+
+
 def test_a_new_journal_after_the_rollback_is_a_writers(database: Path, crashed: CrashedPair) -> None:
     with looked_at(database) as (pair, look):
         roll_back(pair, look, busy_timeout_s=0.01)
