@@ -5,9 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,20 +12,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from watcher.names import printable
-from watcher.settings import Settings, SettingsError, load_settings, parse_seconds
+from watcher.settings import SettingsError, load_settings
+from watcher.steps import (
+    BAD_SETTINGS,
+    keep,
+    located,
+    moment_of,
+    reported_by,
+    rooms_of,
+    root_needed,
+    settings_of,
+    tell_shut,
+)
 from watcher.streams import give_up_stdout, mend_standard_streams, say
 from watcher.version import VERSION
 
 if TYPE_CHECKING:  # what a command does not need, it does not load
     from watcher.decision import Finding
-    from watcher.installation import Rooms
     from watcher.once import Recovered
-    from watcher.records.status import Status
-    from watcher.tree import Place
 
 __all__ = ["app", "main"]
 
-_BAD_SETTINGS = 2
 _TAKEN = 3
 
 app = typer.Typer(
@@ -98,7 +102,7 @@ def _top(
 @app.command()
 def run(config: Config = None) -> None:
     """Run the service in the foreground, until SIGTERM or SIGINT; SIGHUP reloads the settings."""
-    settings = _settings(config)
+    settings = settings_of(config)
     from watcher.records.state_dir import AlreadyRunning, StateError
     from watcher.root_lock import TreeTakenError
     from watcher.service import Service
@@ -121,14 +125,14 @@ def run(config: Config = None) -> None:
 @app.command()
 def scan(config: Config = None, as_json: AsJson = False) -> None:
     """Look at every journal once, changing nothing: its state, its owner, and what `run` would do."""
-    rooms = _rooms(config)
+    rooms = rooms_of(config)
     from watcher import console, once
     from watcher.terminal import progress
 
     root = os.fspath(rooms.tree.root)
     shut: list[str] = []
     findings: list[Finding] = []
-    with _root_needed(), progress("looking") as bar:
+    with root_needed(), progress("looking") as bar:
         places = sorted(rooms.tree.journals(shut.append))
         bar.expect(len(places))
         for finding in once.scan(rooms, places):
@@ -138,7 +142,7 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
         console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
     else:
         console.print_findings(findings, root)
-    _tell_shut(shut)
+    tell_shut(shut)
     hold_warning_s = rooms.settings.watch.hold_warning
     raise typer.Exit(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings)))
 
@@ -159,14 +163,14 @@ def recover(
     as_json: AsJson = False,
 ) -> None:
     """Decide as `run` does, once, recover what is stale, and exit: for cron, and by hand."""
-    rooms = _rooms(config)
+    rooms = rooms_of(config)
     from watcher import console, once
     from watcher.terminal import progress
 
     root = os.fspath(rooms.tree.root)
     shut: list[str] = []
-    with _root_needed(), progress("recovering") as bar:
-        named = dict.fromkeys(_located(rooms, path) for path in paths or ())
+    with root_needed(), progress("recovering") as bar:
+        named = dict.fromkeys(located(rooms, path) for path in paths or ())
         places = list(named) if paths else sorted(rooms.tree.journals(shut.append))
         bar.expect(len(places))
         ended: list[Recovered] = []
@@ -180,12 +184,12 @@ def recover(
             recovered = once.recover_all(rooms, places, dry_run=dry_run, done=done)
         finally:
             if not dry_run:
-                _keep(rooms.settings, ended)
+                keep(rooms.settings, ended)
     if as_json:
         console.print_json([each.record.as_json() for each in recovered])
     else:
         console.print_recovered(recovered, root, dry_run=dry_run)
-    _tell_shut(shut)
+    tell_shut(shut)
     raise typer.Exit(int(bool(shut) or any(each.is_stale for each in recovered)))
 
 
@@ -201,12 +205,12 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Tell everything about one database: its journal, what each probe says, the decision, what you may do by hand."""
-    rooms = _rooms(config)
+    rooms = rooms_of(config)
     from watcher import console, once
     from watcher.advice import by_hand
 
-    with _root_needed(_BAD_SETTINGS):
-        place = _located(rooms, path)
+    with root_needed(BAD_SETTINGS):
+        place = located(rooms, path)
         finding = once.explain(rooms, place)
     if not as_json:
         console.print_explanation(finding)
@@ -233,7 +237,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
         else:
             checks = [Check("settings", Level.ERROR, line, "mend the settings") for line in str(error).splitlines()]
             console.print_json({"level": Level.ERROR.value, "checks": [each.as_json() for each in checks]})
-        raise typer.Exit(_BAD_SETTINGS) from error
+        raise typer.Exit(BAD_SETTINGS) from error
     checks = [*run_checks(settings), *check_owners(settings)]
     level = worst(checks)
     if as_json:
@@ -250,13 +254,13 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show what the running service last reported."""
-    settings = _settings(config)
+    settings = settings_of(config)
     from watcher import console
 
     if watch:
-        reported = console.show_status_changes(lambda: _reported(settings), as_json=as_json)
+        reported = console.show_status_changes(lambda: reported_by(settings), as_json=as_json)
     else:
-        reported = _reported(settings)
+        reported = reported_by(settings)
         console.print_status(reported, as_json=as_json)
     raise typer.Exit(0 if reported.running else 1)
 
@@ -275,7 +279,7 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show past recoveries, newest first."""
-    settings = _settings(config)
+    settings = settings_of(config)
     from watcher import console
     from watcher.records.history import History, HistoryError
     from watcher.records.record import Outcome
@@ -286,7 +290,7 @@ def history(
     try:
         entries = kept.query(
             limit,
-            None if since is None else _moment(since),
+            None if since is None else moment_of(since),
             session,
             None if outcome is None else Outcome(outcome.value),
             root=root,
@@ -306,11 +310,11 @@ def unit(
     config: Config = None,
     kind: Annotated[
         UnitKind | None,
-        typer.Option("--for", help="What is to run it. [default: systemd; on macOS launchd]", show_default=False),
+        typer.Option("--for", help="What is to run it. (Default: systemd; on macOS launchd.)", show_default=False),
     ] = None,
 ) -> None:
     """Print the unit that runs this installation, ready to use."""
-    settings = _settings(config)
+    settings = settings_of(config)
     from watcher.units import Kind, UnitError, remarks_on, unit_of, usual_kind
 
     wanted = usual_kind() if kind is None else Kind(kind.value)
@@ -318,7 +322,7 @@ def unit(
         told = unit_of(wanted, settings)
     except (UnitError, OSError) as error:
         say(str(error))
-        raise typer.Exit(_BAD_SETTINGS) from error
+        raise typer.Exit(BAD_SETTINGS) from error
     sys.stdout.write(told)
     for remark in remarks_on(wanted, settings):
         say(remark)
@@ -347,98 +351,3 @@ def main() -> None:
         give_up_stdout()
         say(f"{printable(error.filename)}: {error.strerror}" if error.filename else str(error))
         sys.exit(1)
-
-
-# --- what the commands share ---
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load_settings(config)
-    except SettingsError as error:
-        say(str(error))
-        raise typer.Exit(_BAD_SETTINGS) from error
-
-
-def _rooms(config: Path | None) -> Rooms:
-    settings = _settings(config)
-    from watcher.installation import Rooms
-    from watcher.owner.clock import WallClock
-    from watcher.records.boots import earlier_boot_times
-
-    return Rooms(settings, WallClock(earlier_boot_times(settings.state_dir)))
-
-
-@contextmanager
-def _root_needed(status: int = 1) -> Iterator[None]:
-    from watcher.tree import RootMissingError
-
-    try:
-        yield
-    except RootMissingError as error:
-        say(f"{printable(error.filename)}: {(error.strerror or 'cannot be opened').lower()} (tree.root)")
-        raise typer.Exit(status) from error
-
-
-def _located(rooms: Rooms, path: Path) -> Place:
-    from watcher.tree import SUFFIX, OutsideTreeError
-
-    try:
-        place = rooms.tree.locate(os.fspath(path))
-        named = rooms.tree.path(place)
-        if os.path.isdir(named) and not os.path.lexists(named + SUFFIX):
-            raise OutsideTreeError(f"{printable(path)}: expected a database or its journal, got a directory")
-    except OutsideTreeError as error:
-        say(str(error))
-        raise typer.Exit(_BAD_SETTINGS) from error
-    return place
-
-
-def _tell_shut(shut: list[str]) -> None:
-    if shut:
-        more = f" and {len(shut) - 1} more" if len(shut) > 1 else ""
-        say(f"not looked into, for uid {os.geteuid()} may not enter it: {printable(shut[0])}{more}")
-
-
-def _keep(settings: Settings, recovered: list[Recovered]) -> None:
-    """Put them into the history, as the service would."""
-    from watcher.records.history import KEPT, History, HistoryError
-    from watcher.records.state_dir import StateDir, StateError
-    from watcher.service import HISTORY_NAME
-
-    kept = [each for each in recovered if each.record.outcome in KEPT]
-    if not kept:
-        return
-    records = [(each.record, each.change) for each in kept]
-    try:
-        with StateDir.open(settings.state_dir) as state:
-            history = History(state.path / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
-            history.append(records)
-    except (StateError, HistoryError) as error:
-        say(f"not in the history: {error}")
-
-
-def _reported(settings: Settings) -> Status:
-    from watcher.records import status as reported
-    from watcher.records.state_dir import StateError, StateMissing
-
-    try:
-        return reported.read(settings.state_dir)
-    except StateMissing:
-        return reported.Status()
-    except StateError as error:
-        say(str(error))
-        raise typer.Exit(1) from error
-
-
-def _moment(text: str) -> datetime:
-    seconds = parse_seconds(text)
-    try:
-        if seconds is not None:
-            return datetime.now(UTC) - timedelta(seconds=seconds)
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo is not None else moment.astimezone()
-    except (ValueError, OverflowError) as error:
-        expected = "a duration (30m, 12h, 1d) or a date (2026-11-24, 2026-11-24T08:00Z)"
-        say(f"--since: expected {expected}, got {printable(text[:60])}")
-        raise typer.Exit(_BAD_SETTINGS) from error
