@@ -99,6 +99,7 @@ def test_a_read_only_mount_is_an_error_for_root_too(runner: Runner) -> None:
         writable = checked(runner)["writable"]
         assert writable["level"] == "error"
         assert "1 of 1 databases and 1 of 1 directories" in writable["detail"]
+        assert writable["remedy"].startswith("mount that file system read-write")
 
 
 def test_directories_that_are_shut_are_counted_not_passed_over(runner: Runner) -> None:

@@ -263,8 +263,18 @@ def _check_rights(found: Unwritable) -> Check:
     if not found.any:
         return Check("writable", Level.OK, f"all {found.databases_seen} databases may be written by us")
     who = _user(found.owners.most_common(1)[0][0])
-    remedy = f"run journal-watcher as {who}, or as a user who may write them and their directories"
+    if found.example is not None and _is_read_only(found.example):
+        remedy = "mount that file system read-write: as it is, SQLite can roll nothing back there"
+    else:
+        remedy = f"run journal-watcher as {who}, or as a user who may write them and their directories"
     return Check("writable", Level.ERROR, found.told(), remedy)
+
+
+def _is_read_only(path: str) -> bool:
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:  # it has gone meanwhile
+        return False
 
 
 def _check_owner(settings: Settings, tree: Tree, file_system: str, *, is_local: bool) -> Iterator[Check]:
