@@ -157,14 +157,17 @@ def left_by_sqlite(pair: Bytes, scratch: Path) -> Left:
             connection.close(True)
     except (apsw.CorruptError, apsw.NotADBError):
         pass  # it has looked for a hot journal before it came to that
-    left = Left(path.read_bytes() if path.exists() else None, _content(journal_of(path)))
+    left = Left(_content(path), _content(journal_of(path)))
     path.unlink(missing_ok=True)
     journal_of(path).unlink(missing_ok=True)
     return left
 
 
 def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
+    if not path.exists():
+        return None
+    assert path.stat().st_size < 1 << 30, "SQLite has grown it beyond all measure"
+    return path.read_bytes()
 
 
 def looker(root: Path, *, max_journal_bytes: int = 1 << 30) -> Looker:
