@@ -216,6 +216,8 @@ class TestEngine:
         """The engine accepts connections and answers nothing."""
         pid = self.process()
         os.kill(pid, signal.SIGSTOP)
+        # A thread that is in the kernel stops on its way out: until then the engine may still answer.
+        until(lambda: _has_stopped(pid), "every thread of the engine stops")
         try:
             yield
         finally:
@@ -233,6 +235,11 @@ class TestEngine:
             self.api.remove_volume(name, force=True)
         self._containers.clear()
         self._volumes.clear()
+
+
+def _has_stopped(pid: int) -> bool:
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
 
 
 def _bind(target: str) -> dict[str, str]:

@@ -54,9 +54,10 @@ def test_without_descriptors_what_cannot_be_done_is_told_once_and_done_later(
     service = runner.start()
     with few_descriptors(service, spare):
         database = crashed.put(runner.root / "s1" / "outbound.db")
-        wait_until(lambda: troubles(service))
+        # With the last of them that are spare a recovery may come through: then there is no trouble to tell.
+        wait_until(lambda: troubles(service) or (spare >= 4 and service.events("recovered")))
         time.sleep(4 * SWEEP_S)  # in which nothing may be told again
-        assert set(troubles(service).values()) == {1}, troubles(service)
+        assert set(troubles(service).values()) <= {1}, troubles(service)
         assert_untouched_or_recovered(database, crashed)
     assert_heals(service, database, crashed)
     assert service.stop() == 0
