@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from tests.pairs import READERS_LOCK, Shape, holding, journal_with_page_1, wal_s
 from tests.running import wait_until
 from tests.small_disk import fill, small_disk
 from tests.writers import journal_of
+from watcher import rollback
 from watcher.filesystem import FileSystem
 from watcher.look import Look, Pair
 from watcher.owner.testimony import Answer, Evidence, Judgement, judge
@@ -210,6 +212,23 @@ def test_on_a_full_disk_the_recovery_goes_on_without_a_snapshot(trial: Trial, tm
         attempt = trial.recover(database)
     assert attempt.record.outcome is Outcome.RECOVERED
     assert [event for event, _ in attempt.warnings] == [Event.SNAPSHOT_FAILED]
+
+
+def test_what_sqlite_may_have_touched_keeps_its_copy_whatever_goes_wrong_then(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = trial.host.crash()
+    journal_of(database).write_bytes(b"x" * 600)
+
+    def fail(_pair: Pair, _look: Look) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(rollback, "read_back", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        trial.recover(database)
+    assert not journal_of(database).exists()
+    (kept,) = trial.snapshots()
+    assert (kept / "database-journal").read_bytes() == b"x" * 600
 
 
 # --- 5: the open ---

@@ -256,11 +256,11 @@ class _NarrowVFS(apsw.VFS):
         grant.check(grant.journal, grant.journal_name)
         try:
             os.unlink(grant.journal_name, dir_fd=grant.directory_fd)
+            grant.finished_journal = True
+            if syncdir:
+                os.fsync(grant.directory_fd)
         except OSError as error:
             raise apsw.IOError(f"the journal cannot be deleted: {error.strerror}") from error
-        grant.finished_journal = True
-        if syncdir:
-            os.fsync(grant.directory_fd)
 
 
 def _grant() -> Grant:

@@ -118,19 +118,29 @@ class Recovery:
             outcome = Outcome.REFUSED if event is Event.SNAPSHOT_SKIPPED else Outcome.FAILED
             return _ended(record, outcome, since, f"not without a snapshot: {why}", warnings=warnings)
         try:
-            return self._act(pair, look, replace(record, snapshot=snapshot), since, warnings)
+            # The last judgement comes right before the open, after the copy, which may have taken long.
+            judgement = self._judge(pair, look)
+            again = pair.look()
         except BaseException:
-            self._forget(snapshot)
+            self._forget(snapshot)  # but never from here on: what SQLite may have touched keeps its copy
             raise
+        record = replace(record, snapshot=snapshot)
+        return self._act(pair, look, again, judgement, record, since, warnings)
 
-    def _act(self, pair: Pair, look: Look, record: Record, since: float, warnings: Warnings) -> Attempt:
-        # The last judgement comes right before the open, after the copy, which may have taken long.
-        judgement = self._judge(pair, look)
+    def _act(
+        self,
+        pair: Pair,
+        look: Look,
+        again: Look,
+        judgement: Judgement,
+        record: Record,
+        since: float,
+        warnings: Warnings,
+    ) -> Attempt:
         record = replace(record, owner=judgement)
         if judgement.verdict is not Verdict.EXITED:
             outcome = Outcome.WAITING if judgement.verdict is Verdict.ALIVE else Outcome.HELD
             return self._without_doing(record, outcome, since, judgement.reason, warnings)
-        again = pair.look()
         if again != look:
             # A lock that was free right after a commit: nothing is there to do, and the database is not opened.
             outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
