@@ -27,8 +27,9 @@ TRAPS = {
     "a trigger on everything": "CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT load_extension('/etc/passwd'); END",
     "a generated column": "CREATE TABLE x (a, b GENERATED ALWAYS AS (hex(zeroblob(100000000))) STORED)",
     "an index on an expression": "CREATE INDEX x ON t (writefile('/tmp/x', body))",
-    "an escape": 'CREATE TABLE "\x1b[2J\n" (',
 }
+HOSTILE_NAME = "\x1b[2J\n" + "x" * 2000
+"""What a check complains of: SQLite repeats it in its words."""
 
 
 def crashed_with(crashed: CrashedPair, database: Path, *statements: str, writable: bool = False) -> Path:
@@ -40,8 +41,8 @@ def crashed_with(crashed: CrashedPair, database: Path, *statements: str, writabl
         for statement in statements:
             if writable:
                 connection.execute("PRAGMA writable_schema = on")
-                insert = "INSERT INTO sqlite_schema VALUES ('table', 'x', 'x', 0, ?)"
-                connection.execute(insert, (statement,))
+                insert = "INSERT INTO sqlite_schema VALUES ('table', ?1, ?1, 0, ?2)"
+                connection.execute(insert, (HOSTILE_NAME, statement))
             else:
                 connection.execute(statement)
     pages = database.stat().st_size // 1024

@@ -391,6 +391,15 @@ def test_a_journal_keeps_its_owner_and_mode_whatever_the_databases_are(database:
     assert (status.st_uid, status.st_mode) == (0, look.journal.mode)
 
 
+def test_a_journal_that_was_emptied_after_the_look_keeps_its_mode(database: Path) -> None:
+    database.chmod(0o666)
+    with looked_at(database) as (pair, look):
+        os.truncate(journal_of(database), 0)
+        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
+    assert look.journal is not None
+    assert journal_of(database).stat().st_mode == look.journal.mode
+
+
 def test_nothing_is_left_open(database: Path, crashed: CrashedPair) -> None:
     rolled_back(database)
     before = len(os.listdir("/proc/self/fd"))
