@@ -196,7 +196,7 @@ def test_other_threads_keep_their_rights_meanwhile() -> None:
     seen = []
 
     def other() -> None:
-        inside.wait()
+        inside.wait(10)
         seen.append(rights_now())
         done.set()
 
@@ -205,7 +205,7 @@ def test_other_threads_keep_their_rights_meanwhile() -> None:
     with rights_of(AGENT):
         assert rights_now()[0] == AGENT
         inside.set()
-        done.wait()
+        assert done.wait(10)
     thread.join()
     assert seen == [before]
     assert rights_now() == before

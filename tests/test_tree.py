@@ -7,9 +7,12 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import watcher.hints.survey as survey_module
+import watcher.tree as tree_module
 from tests.pairs import looker
 from watcher.names import printable
 from watcher.settings import TreeSettings
@@ -129,17 +132,24 @@ def test_a_walk_outlives_directories_that_come_and_go(root: Path) -> None:
         hasty.join()
 
 
-def test_a_directory_that_was_removed_while_it_was_open_is_passed_over(root: Path) -> None:
+@pytest.mark.parametrize("module", [tree_module, survey_module])
+def test_a_directory_that_is_removed_between_its_opening_and_its_listing_is_passed_over(
+    root: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
     for name in ("a", "b", "c"):
         touch(root / name / "x.db-journal")
-    met = []
-    for directory, _ in tree_of(root).walk():
-        met.append(directory)
-        if directory and len(met) == 2:
-            for other in {"a", "b", "c"} - {directory}:
-                (root / other / "x.db-journal").unlink()
-                (root / other).rmdir()
-    assert len(met) == 2
+
+    def enter_and_lose(part: str, at: int, mode: int) -> int:
+        entered = enter_one(part, at, mode)
+        if part == "b":
+            (root / "b" / "x.db-journal").unlink()
+            (root / "b").rmdir()
+        return entered
+
+    monkeypatch.setattr(module, "enter_one", enter_and_lose)
+    tree = tree_of(root)
+    places = tree.journals() if module is tree_module else survey_module.Survey(tree).journals()
+    assert {place.relative for place in places} == {"a/x.db", "c/x.db"}
 
 
 def test_a_walk_without_its_root_says_so(root: Path) -> None:
