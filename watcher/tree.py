@@ -284,8 +284,6 @@ class Tree:
                     yield from self._walk_below(below, path, depth + 1, shut)
                 except PermissionError:
                     shut(path)
-                except FileNotFoundError:  # removed after it was opened: what is listed is a directory without a name
-                    continue
 
 
 MAX_DEPTH = 64

@@ -104,8 +104,7 @@ class Survey:
                 if child.journals:
                     yield from self._warm(child.journals, descriptor, _joined(directory, name), f"{name}/")
                 continue
-            # FileNotFoundError: it was removed after it was opened; what is listed then is a directory without a name.
-            with suppress(Gone, UnsafeError, PermissionError, FileNotFoundError):
+            with suppress(Gone, UnsafeError, PermissionError):
                 yield from self._enter(child, name, descriptor, _joined(directory, name), depth + 1, unchanged)
 
     def _by_name(self, node: _Node, descriptor: int, directory: str) -> Iterator[Place]:
