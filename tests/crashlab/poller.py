@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,9 +21,26 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: stopped.set())
     met: Counter[str] = Counter()
     while not stopped.wait(_PAUSE_S):
-        for database in Path(sys.argv[1]).glob("*/*/outbound.db"):
+        for database in _databases(Path(sys.argv[1])):
             met[_poll(database)] += 1
     print(json.dumps(met))
+
+
+def _databases(root: Path) -> Iterator[Path]:
+    """Those of all sessions. The lab removes a round that is through, also while we are listing it: a directory that
+    has just gone has none (`Path.glob` would raise)."""
+    for group in _listed(root):
+        for session in _listed(group):
+            database = session / "outbound.db"
+            if database.exists():
+                yield database
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return [directory / name for name in os.listdir(directory)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _poll(database: Path) -> str:
