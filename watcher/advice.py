@@ -95,6 +95,7 @@ def by_hand(finding: Finding) -> str:
             )
         case _:
             return (
-                f"Look at what it is: ls -la {quoted(os.path.dirname(finding.path))}. If you trust it, open it once"
-                f" yourself, as the user who owns it: {roll_back_command(finding)}."
+                f"Look at what it is: ls -la {quoted(os.path.dirname(finding.path))}. Do not open it by this path as it"
+                " stands: SQLite would write, and delete, whatever that leads to. Once what is wrong with it is put"
+                " right, it is recovered."
             )
