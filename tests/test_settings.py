@@ -77,7 +77,7 @@ def test_only_the_root_is_required_and_the_rest_has_the_promised_defaults(tmp_pa
             "retention": 10,
             "compression": None,
         },
-        "metrics": {"listen": None},
+        "metrics": {"listen": None, "page": True, "hosts": []},
     }
 
 
@@ -126,7 +126,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         watch: {backend: polling, sweep_interval: 100ms, hold_warning: 2m}
         history: {keep: 5, max_age: 2d}
         hooks: {held: [./page.sh, "{session}", ""], timeout: 1m}
-        metrics: {listen: "[::1]:9464"}
+        metrics: {listen: "[::1]:9464", page: false, hosts: [Watcher.LAN., "10.0.0.1.nip.io"]}
         log: {level: debug, file: log/watcher.log, json: true, rotation: daily, retention: 1 week, compression: gz}
         """,
     )
@@ -183,7 +183,7 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
             "retention": "1 week",
             "compression": "gz",
         },
-        "metrics": {"listen": "[::1]:9464"},
+        "metrics": {"listen": "[::1]:9464", "page": False, "hosts": ["watcher.lan", "10.0.0.1.nip.io"]},
     }
 
 
@@ -379,6 +379,23 @@ class TestOneMistake:
     )
     def test_in_the_address_of_the_metrics(self, tmp_path: Path, address: str, told: str) -> None:
         assert told in one_mistake(tmp_path, f"metrics: {{listen: {address}}}")
+
+    @pytest.mark.parametrize(
+        ("hosts", "told"),
+        [
+            ("watcher.lan", 'expected a list, such as [watcher.lan], got "watcher.lan"; write ["watcher.lan"]'),
+            (
+                "['http://watcher.lan']",
+                "expected the name of a host, such as watcher.lan, without a scheme, port or path",
+            ),
+            ("['watcher.lan:9464']", "without a scheme, port or path"),
+            ("['*']", 'expected the name of a host, such as watcher.lan, got "*"'),
+            ("[bücher.de]", "write it as DNS has it (xn--…)"),
+            ("[a..b]", 'got "a..b"'),
+        ],
+    )
+    def test_in_the_names_of_the_page(self, tmp_path: Path, hosts: str, told: str) -> None:
+        assert told in one_mistake(tmp_path, f"metrics: {{hosts: {hosts}}}")
 
     @pytest.mark.parametrize(
         ("setting", "told"),

@@ -244,9 +244,11 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    """Where the state is served: metrics for Prometheus, and whether we live and are well."""
+    """Where the state is served: metrics for Prometheus, whether we live and are well, and the page for a person."""
 
     listen: Annotated[str, places.listen_address()] | None = None
+    page: Annotated[bool, values.flag()] = True
+    hosts: Annotated[tuple[Annotated[str, places.host_name()], ...], values.text_list("[watcher.lan]")] = ()
 
 
 class Settings(Section):

@@ -23,6 +23,7 @@ __all__ = [
     "argument_list",
     "beside_database",
     "engine",
+    "host_name",
     "listen_address",
     "log_file",
     "name_of_directory",
@@ -298,6 +299,26 @@ def engine() -> PlainValidator:
         if not (plain and sound):
             raise UnfitError(f"expected {expected}, got {shown(text)}")
         return text
+
+    return PlainValidator(validate)
+
+
+_HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*")
+
+
+def host_name() -> PlainValidator:
+    """A name that a browser may know this machine by, in lower case; no pattern, since a name says which one is meant."""
+    expected = "the name of a host, such as watcher.lan"
+
+    def validate(value: object) -> str:
+        text = text_value(value, expected)
+        if "://" in text or "/" in text or re.search(r":\d*$", text):
+            raise UnfitError(f"expected {expected}, without a scheme, port or path, got {shown(text)}")
+        name = text.lower().removesuffix(".")
+        if len(name) > 253 or _HOST_NAME.fullmatch(name) is None:
+            hint = "; write it as DNS has it (xn--…)" if not text.isascii() else ""
+            raise UnfitError(f"expected {expected}, got {shown(text)}{hint}")
+        return name
 
     return PlainValidator(validate)
 
