@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.hints.inotify_events import Closed, DirectoryEvent, In, sift
+from watcher.hints.inotify_events import RIPE, Closed, DirectoryEvent, In, sift
 
 JOURNAL = b"outbound.db-journal"
 
@@ -81,6 +81,26 @@ def test_a_journal_deleted_and_closed_again_is_a_new_one() -> None:
     assert list(closed.values()) == [2]
 
 
+def test_a_journal_whose_database_was_closed_behind_it_is_ripe() -> None:
+    closed: Closed = {}
+    sift(event(3, In.CLOSE_WRITE, JOURNAL) + event(3, In.CLOSE_WRITE, b"outbound.db"), closed, 1)
+    assert list(closed.values()) == [RIPE]
+
+
+def test_the_close_of_another_database_ripens_nothing() -> None:
+    closed: Closed = {}
+    others = event(4, In.CLOSE_WRITE, b"outbound.db") + event(3, In.CLOSE_WRITE, b"inbound.db")
+    sift(event(3, In.CLOSE_WRITE, JOURNAL) + others, closed, 1)
+    assert list(closed.values()) == [1]
+
+
+def test_a_journal_closed_again_is_no_longer_ripe() -> None:
+    closed: Closed = {}
+    sift(event(3, In.CLOSE_WRITE, JOURNAL) + event(3, In.CLOSE_WRITE, b"outbound.db"), closed, 1)
+    sift(event(3, In.CLOSE_WRITE, JOURNAL), closed, 2)
+    assert list(closed.values()) == [2]
+
+
 def test_what_happens_to_directories_is_handed_on_in_order() -> None:
     gulp = (
         event(1, In.CREATE | In.ISDIR, b"x")
@@ -120,7 +140,11 @@ def test_it_is_as_if_every_event_were_taken_in_its_order(
     for turn, gulp in enumerate((first, then)):
         for wd, mask, name in gulp:
             if mask in {In.CLOSE_WRITE, In.MOVED_TO} and name.endswith(b"-journal"):
-                expected.setdefault((wd, name), turn)
+                if expected.get((wd, name), RIPE) == RIPE:
+                    expected[wd, name] = turn
+            elif mask in {In.CLOSE_WRITE, In.MOVED_TO}:
+                if (wd, name + b"-journal") in expected:
+                    expected[wd, name + b"-journal"] = RIPE
             elif mask in {In.DELETE, In.MOVED_FROM}:
                 expected.pop((wd, name), None)
     closed: Closed = {}
