@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,26 @@ def host(tmp_path: Path, crashed: CrashedPair) -> Iterator[Host]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """The tests of container engines share theirs, hang it and restart it: one worker runs them, one after another."""
-    if "container" in item.path.stem or item.path.stem == "test_systemd":
-        item.add_marker(pytest.mark.xdist_group("engines"))
+    """The tests of an engine share it, hang it and restart it: one worker runs them, one after another."""
+    group = _engine_of(item)
+    if group is not None:
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _engine_of(item: pytest.Item) -> str | None:
+    if item.path.stem == "test_systemd":
+        return "systemd"
+    assert isinstance(item, pytest.Function)
+    kind = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
+    if isinstance(kind, str):
+        return kind
+    return next((kind for kind in ("docker", "podman") if f"{kind}_engine" in item.fixturenames), None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where nothing may skip, because all that the tests want is there, one that skips has failed."""
+    report = yield
+    if report.skipped and os.environ.get("JW_TEST_NOTHING_SKIPS") and isinstance(report.longrepr, tuple):
+        report.outcome, report.longrepr = "failed", f"it skips, and here nothing may: {report.longrepr[2]}"
+    return report

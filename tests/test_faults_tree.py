@@ -41,6 +41,16 @@ def give(database: Path, uid: int) -> None:
         os.chown(each, uid, uid)
 
 
+def test_a_root_that_may_not_be_entered_is_waited_for(nobodys: Runner, crashed: CrashedPair) -> None:
+    nobodys.root.chmod(0)
+    service = nobodys.start(argv=AS_NOBODY, wait="root_missing")
+    nobodys.root.chmod(0o755)
+    database = crashed.put(nobodys.root / "s1" / "outbound.db")
+    give(database, NOBODY)
+    service.wait_for("recovered", database=database)
+    assert service.stop() == 0
+
+
 def test_a_database_that_we_may_not_write_is_recovered_when_we_may(nobodys: Runner, crashed: CrashedPair) -> None:
     configure(nobodys)
     database = crashed.put(nobodys.root / "s1" / "outbound.db")

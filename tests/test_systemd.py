@@ -19,15 +19,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.engines import TestEngine
+from tests.engines import private_engine
 from tests.test_operation import HUNG
 from tests.writers import crash, make_database
 
 SOURCE = Path(__file__).parent.parent
 DEADLINE_S = 60.0
 PYTHON = "3.11"  # of the Debian
-
-pytest_plugins = ("tests.engine_fixtures",)
 
 pytestmark = [
     pytest.mark.skipif(not os.environ.get("JW_TEST_SYSTEMD"), reason="JW_TEST_SYSTEMD names no root with systemd"),
@@ -118,8 +116,10 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def docker(docker_engine: TestEngine) -> list[str]:
-    return ["docker", "--host", docker_engine.address]
+def docker() -> Iterator[list[str]]:
+    """The command, for an engine of this module's own: other tests hang and restart theirs."""
+    with private_engine("docker") as address:
+        yield ["docker", "--host", address]
 
 
 @pytest.fixture(scope="module")

@@ -192,11 +192,14 @@ def _unescaped(command: str) -> str:
     return " ".join(re.sub(r"\\(.)", r"\1", quoted) if quoted else plain for quoted, plain in words)
 
 
-def _has_compose() -> bool:
-    asked = ["docker", "compose", "version"]
-    return (
-        shutil.which("docker") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
-    )
+def _compose_command() -> list[str] | None:
+    """Docker Compose 2, as docker's plugin or by itself."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is not None:
+            told = subprocess.run([*command, "version", "--short"], capture_output=True, text=True, check=False)
+            if told.returncode == 0 and told.stdout.lstrip("v").startswith(("2.", "5.")):
+                return command
+    return None
 
 
 class TestContainers:
@@ -225,13 +228,21 @@ class TestContainers:
         assert {"type": "bind", "source": "/run/docker.sock", "target": "/run/docker.sock"} in service["volumes"]
         assert service["group_add"] == ["105"]
 
-    @pytest.mark.skipif(not _has_compose(), reason="docker compose is not installed")
-    def test_compose_itself_reads_it(self, tmp_path: Path) -> None:
+    def test_compose_itself_reads_it_as_it_is_meant(self, tmp_path: Path) -> None:
+        compose_command = _compose_command()
+        if compose_command is None:
+            pytest.skip("Docker Compose is not installed")
         facts = installed(tmp_path / "with $HOME and 'quotes'", "metrics: {listen: 127.0.0.1:9464}")
         (tmp_path / "compose.yaml").write_text(compose(facts), "utf-8")
-        asked = ["docker", "compose", "-f", str(tmp_path / "compose.yaml"), "config", "-q"]
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        asked = [*compose_command, "-f", str(tmp_path / "compose.yaml"), "config", "--format", "json"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
+        service = json.loads(done.stdout.replace("$$", "$"))["services"]["journal-watcher"]
+        places = {each["source"] for each in service["volumes"]}
+        assert places == {str(facts.settings_file), str(facts.tree), str(facts.state_dir)}
+        assert {each["target"] for each in service["volumes"]} == places
+        assert service["command"] == ["run", "-c", str(facts.settings_file)]
+        assert (service["pid"], service["cgroup"]) == ("host", "host")
 
     def test_the_daemon_set_is_whole(self, odd: Facts) -> None:
         namespace, config, daemons = yaml.safe_load_all(kubernetes(odd))
