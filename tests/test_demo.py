@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import pty
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,13 @@ import pytest
 import watcher
 from tests.running import wait_until
 from tests.small_disk import small_disk
+from tests.terminals import Shown, on_terminal
 from watcher.demo import _commits_of, play
 from watcher.demo_cast import NotShownError
 from watcher.demo_stage import setting
 from watcher.owner.locks import writer_of
 
 DEMO = [sys.executable, "-P", "-m", "watcher", "demo"]
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @pytest.fixture
@@ -81,13 +82,14 @@ def read_up_to(beginning: str, demo: subprocess.Popen[str]) -> None:
 
 @dataclass(frozen=True)
 class Played:
-    """Two demos at once: what was written to a pipe, in a hostile environment, and to a terminal of 44 columns."""
+    """Three demos at once: what was written to a pipe, in a hostile environment, to a terminal of 44 columns, and to
+    one of 120 whose user wants no colours."""
 
     status: int
     told: str
     errors: str
-    status_on_terminal: int
-    on_terminal: str
+    narrow: Shown
+    colourless: Shown
 
 
 @pytest.fixture(scope="module")
@@ -96,31 +98,20 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Played:
     (elsewhere / "watcher").mkdir()
     (elsewhere / "watcher" / "__init__.py").write_text("raise SystemExit('another package')")
     hostile = environment(temporary, JOURNAL_WATCHER__TREE__ROOT="/nowhere", JOURNAL_WATCHER_CONFIG="/no/file")
-    narrow = environment(temporary, COLUMNS="44", TERM="xterm-256color")
-    ours, theirs = pty.openpty()
+    ours = environment(temporary, TERM="xterm-256color")
     with (
         subprocess.Popen(
             DEMO, cwd=elsewhere, env=hostile, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as piped,
-        subprocess.Popen(DEMO, env=narrow, stdin=theirs, stdout=theirs, stderr=theirs) as on_terminal,
+        ThreadPoolExecutor() as terminals,
     ):
-        os.close(theirs)
-        written = b"".join(iter(lambda: read_terminal(ours), b""))
+        narrow = terminals.submit(on_terminal, DEMO, columns=44, environ=ours)
+        colourless = terminals.submit(on_terminal, DEMO, columns=120, environ={**ours, "NO_COLOR": "1"})
         told, errors = piped.communicate()
-    os.close(ours)
+    played = Played(piped.returncode, told, errors, narrow.result(), colourless.result())
     assert not list(temporary.iterdir())
     assert not processes_of(temporary)
-    return Played(piped.returncode, told, errors, on_terminal.returncode, written.decode())
-
-
-def read_terminal(descriptor: int) -> bytes:
-    """What comes next; empty when the other side is closed."""
-    try:
-        return os.read(descriptor, 65536)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return b""
+    return played
 
 
 def test_the_demo_tells_its_story(demos: Played) -> None:
@@ -131,13 +122,13 @@ def test_the_demo_tells_its_story(demos: Played) -> None:
     for pid in killed:
         assert f".writer.pid names pid {pid}, which has exited" in told
     crash = (
-        r" 0\.0 ms SIGKILL to pid \d+ .* ms service found: hot journal of \d+ bytes .* its owner has exited: .*"
+        r" 0\.0 ms kill SIGKILL to pid \d+ .* ms service found: hot journal of \d+ bytes .* its owner has exited: .*"
         r" ms service recovered: \d+ pages rolled back in [\d.]+ ms"
     )
     for part in (
         crash,
-        r" ms host a poll fails: attempt to write a readonly database \(776\)",
-        r" ms host a poll reads 20 commits, and nothing of the interrupted one",
+        r" ms host 776 attempt to write a readonly database",
+        r" ms host reads again: 20 commits, and nothing of the interrupted one",
         r" [1-9]\d* polls? failed in between",
         r" pid_file alive \.writer\.pid names pid \d+, which runs decision wait ",
         r" its files are the same, byte for byte",
@@ -151,7 +142,7 @@ def test_it_ends_with_two_lines_of_numbers_and_of_what_to_do_next(demos: Played)
     assert re.fullmatch(
         r"Kill to readable: [\d.]+ ms; [1-9]\d* polls? failed; [1-9]\d* commits beside it, 0 lost\.", numbers
     )
-    assert "settings.example.yaml" in what_next
+    assert "settings.yaml" in what_next
     assert "journal-watcher check" in what_next
 
 
@@ -163,13 +154,40 @@ def test_in_a_pipe_it_is_plain_text_of_80_columns(demos: Played) -> None:
 
 
 def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
-    written = demos.on_terminal
-    assert demos.status_on_terminal == 0, written
+    written = demos.narrow.raw
+    assert demos.narrow.status == 0, written
     assert "\x1b[1;31m" in written
     assert "\x1b[1;32m" in written
     assert written.count("\x1b[?25h") == written.count("\x1b[?25l") > 0, "the cursor is not shown again"
-    shown = [ESCAPES.sub("", line.rpartition("\r")[2]) for line in written.replace("\r\n", "\n").splitlines()]
-    assert max(map(len, shown)) <= 44
+    assert max(map(len, demos.narrow.lines)) <= 44
+
+
+def test_on_a_terminal_its_steps_tick_and_the_polls_state_flips(demos: Played) -> None:
+    shown = demos.colourless.text
+    assert demos.colourless.status == 0, shown
+    places = [
+        shown.find(part)
+        for part in (
+            "● the host's poll reads",
+            "✗ the host's poll: 776 attempt to write a readonly database",
+            "✓ One of them is killed in the middle of a transaction",
+            "✓ Another one looks just as dead, but lives, and is left alone",
+            "✓ The others never noticed",
+        )
+    ]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert re.search(r"[\d.]+ ms after the kill \(\d+ times slower\)", shown)
+
+
+def test_what_a_terminal_is_left_with_is_what_a_pipe_gets(demos: Played) -> None:
+    kinds = {"✓": "step", "journal-watcher": "title", "Kill": "numbers", "Next:": "next"}
+    left = [kinds.get(line.split(" ")[0], "") for line in demos.colourless.lines if line.strip()]
+    assert [each for each in left if each] == ["title", *["step"] * 4, "numbers", "next"]
+
+
+def test_no_color_is_heard(demos: Played) -> None:
+    assert not re.findall(r"\x1b\[[\d;]*m", demos.colourless.raw)
 
 
 # --- one that does not ---
@@ -203,9 +221,9 @@ def fake(tmp_path: Path, script: str) -> list[str]:
     return [sys.executable, str(file)]
 
 
-def played(command: list[str], capfd: pytest.CaptureFixture[str], deadline_s: float = 20) -> str:
+def played(command: list[str], capfd: pytest.CaptureFixture[str], deadline_s: float = 20, *, page: bool = False) -> str:
     """Play with another `journal-watcher`, to no good end; what is told, in one line."""
-    assert play(command, deadline_s) == 1
+    assert play(command, deadline_s, page=page) == 1
     told = " ".join(capfd.readouterr().out.split())
     assert "The demo has failed, for this did not come true:" in told
     return told.partition("did not come true: ")[2]
@@ -348,7 +366,7 @@ def test_a_demo_that_is_interrupted_clears_up(temporary: Path) -> None:
 
 def test_of_a_demo_that_is_killed_nothing_is_left(temporary: Path) -> None:
     with started(temporary) as demo:
-        read_up_to("1.", demo)
+        read_up_to("2.", demo)
         assert processes_of(temporary)
         demo.kill()
 
@@ -361,3 +379,60 @@ def test_a_demo_whose_reader_goes_away_clears_up(temporary: Path) -> None:
     assert demo.returncode == 1
     assert not list(temporary.iterdir())
     assert not processes_of(temporary)
+
+
+# --- one with its page ---
+
+
+def with_page(temporary: Path, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*DEMO, "--page"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**environment(temporary), "DISPLAY": "", "WAYLAND_DISPLAY": "", **more},
+    )
+
+
+def told_until(beginning: str, demo: subprocess.Popen[str]) -> str:
+    """The line that begins so."""
+    assert demo.stdout is not None
+    return next(line for line in demo.stdout if line.lstrip().startswith(beginning))
+
+
+def test_the_page_is_there_and_crashes_go_on_until_it_is_interrupted(temporary: Path) -> None:
+    with with_page(temporary) as demo:
+        url = told_until("The page: ", demo).split()[2]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.headers.get_content_type() == "text/html"
+        told_until("5. Every 3 s another one is killed", demo)
+        for number in (1, 2):
+            assert re.search(rf"agent-{number} killed; readable in [\d.]+ ms", told_until(time.strftime("%H"), demo))
+        demo.send_signal(signal.SIGINT)
+        demo.send_signal(signal.SIGTERM)
+        assert demo.stdout is not None
+        rest = demo.stdout.read()
+    assert demo.returncode == 0, rest
+    assert "2 more crashes, each recovered. Its processes are ended, and its files removed." in rest
+
+
+def test_a_browser_is_opened_where_there_is_a_screen(temporary: Path, tmp_path: Path) -> None:
+    browser, seen = tmp_path / "browser", tmp_path / "seen"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    with with_page(temporary, DISPLAY=":99", BROWSER=str(browser)) as demo:
+        told = told_until("The page: ", demo)
+        assert told.rstrip().endswith("(in your browser)")
+        wait_until(seen.exists)
+        assert wait_until(seen.read_text).strip() == told.split()[2]
+        demo.send_signal(signal.SIGTERM)
+        assert demo.stdout is not None
+        assert "Interrupted." in demo.stdout.read()  # its story was not over
+    assert demo.returncode == 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_page_that_does_not_come_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    without = "os.environ['JOURNAL_WATCHER__METRICS__LISTEN'] = 'null'\nreal()"
+    told = played(fake(tmp_path, without), capfd, deadline_s=3, page=True)
+    assert re.match(r"http://127\.0\.0\.1:\d+/ shows the page \(.*Connection refused", told)

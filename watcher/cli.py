@@ -329,11 +329,15 @@ def unit(
 
 
 @app.command()
-def demo() -> None:
-    """Crash a real writer in a temporary tree, and watch the real service find and recover it, step by step."""
+def demo(
+    page: Annotated[
+        bool, typer.Option("--page", help="Open its page, and go on with crashes until Ctrl-C: something to look at.")
+    ] = False,
+) -> None:
+    """Crash real writers in a temporary tree, and watch the real service find and recover them, step by step."""
     from watcher.demo import play
 
-    raise typer.Exit(play())
+    raise typer.Exit(play(page=page))
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from watcher.demo_cast import ROLLBACK, Contents, Host, NotShownError, Poll, Writer, contents_of
+from watcher.demo_page import crash_on, free_address, show_page
 from watcher.demo_stage import Line, Service, Stage, setting
-from watcher.demo_voice import Moment, Numbers, Voice, Who, counted
+from watcher.demo_voice import Moment, Numbers, Step, Voice, Who, counted
 
 __all__ = ["play"]
 
@@ -26,20 +27,28 @@ _LEAVES_ALONE = {"journal_found", "owner_alive"}
 _TOLD = {"journal_found", "owner_alive", "owner_exited", "recovered"}
 
 
-def play(command: Sequence[str] = (sys.executable, "-m", "watcher"), deadline_s: float = 20.0) -> int:
+def play(
+    command: Sequence[str] = (sys.executable, "-m", "watcher"), deadline_s: float = 20.0, *, page: bool = False
+) -> int:
     """Play it, on stdout: about five seconds.
 
     Args:
         command: what `journal-watcher` is, as the beginning of an argument list.
         deadline_s: how long to wait for a single step, seconds; far more than any takes.
+        page: serve the page meanwhile, show it, and go on with crashes until a signal ends it.
 
     Returns:
         0 where all that it tells has happened, else 1.
     """
     voice = Voice()
+    crashes: int | None = None
     try:
         with setting(command) as stage:
-            numbers = _play(stage, voice, deadline_s)
+            address = free_address() if page else None
+            numbers = _play(stage, voice, deadline_s, address)
+            voice.summary(numbers)
+            if address is not None:
+                crashes = crash_on(stage, voice, address, deadline_s)
     except NotShownError as error:
         voice.not_shown(str(error))
         return 1
@@ -49,61 +58,75 @@ def play(command: Sequence[str] = (sys.executable, "-m", "watcher"), deadline_s:
     except KeyboardInterrupt:
         voice.interrupted()
         return 1
-    voice.summary(numbers)
+    if crashes is not None:
+        voice.crashes_of(crashes)
+    voice.what_next()
     return 0
 
 
-def _play(stage: Stage, voice: Voice, deadline_s: float) -> Numbers:
+def _play(stage: Stage, voice: Voice, deadline_s: float, address: str | None) -> Numbers:
     voice.title(stage.home)
-    unseen = stage.writer("unseen", vfs="unix-none")
-    neighbours = [stage.writer(f"live-{number + 1}") for number in range(_NEIGHBOURS)]
-    victim = stage.writer("killed")
-    unseen.interrupt()
-    untouched = unseen.files()
-    with voice.waiting("the service starts"):
-        service = stage.service()
-        service.wait_for("sweep", None, deadline_s)
-        # Its first sweep meets a journal that is hot. One that begins later is looked at when its writer closes it.
-        met = service.wait_for("owner_alive", unseen.database, deadline_s)
-    story = _Story(stage, service, voice, deadline_s)
-    readable_ms, failed = story.one_is_killed(victim)
-    story.one_is_left_alone(unseen, untouched, since=met.moment)
-    commits = sum(_commits_of(each) for each in neighbours)
-    voice.neighbours(len(neighbours), commits)
+    with voice.step(f"{_NEIGHBOURS + 2} agents write their databases, and the service watches") as step:
+        with step.waiting("the agents begin"):
+            unseen = stage.writer("unseen", vfs="unix-none")
+            neighbours = [stage.writer(f"live-{number + 1}") for number in range(_NEIGHBOURS)]
+            victim = stage.writer("killed")
+            unseen.interrupt()
+        untouched = unseen.files()
+        with step.waiting("the service starts"):
+            service = stage.service(address)
+            service.wait_for("sweep", None, deadline_s)
+            # Its first sweep meets a journal that is hot. One that begins later is looked at when its writer closes it.
+            met = service.wait_for("owner_alive", unseen.database, deadline_s)
+        step.say(f"25 commits a second each; journal-watcher run has pid {service.pid}.")
+    if address is not None:
+        show_page(address, voice, deadline_s)
+    story = Story(stage, service, deadline_s)
+    with voice.step("One of them is killed in the middle of a transaction") as step:
+        readable_ms, failed = story.one_is_killed(victim, step)
+    with voice.step("Another one looks just as dead, but lives, and is left alone") as step:
+        story.one_is_left_alone(unseen, untouched, step, since=met.moment)
+    with voice.step("The others never noticed") as step:
+        commits = sum(_commits_of(each) for each in neighbours)
+        step.say(f"{len(neighbours)} agents went on beside it: {counted(commits, 'commit')}, 0 failed, 0 lost.")
     return Numbers(readable_ms, failed, commits)
 
 
 @dataclass(frozen=True, slots=True)
-class _Story:
+class Story:
+    """What is done to writers under the eyes of the service."""
+
     stage: Stage
     service: Service
-    voice: Voice
     deadline_s: float
 
-    def one_is_killed(self, victim: Writer) -> tuple[float, int]:
+    def one_is_killed(self, victim: Writer, step: Step) -> tuple[float, int]:
         """Kill a writer that a host polls; and another one where its database was back before the next poll.
 
         Returns:
             As :meth:`_kill`, with at least one poll that has failed.
         """
+        step.say(
+            f"A host polls agents/{victim.name} every millisecond, read-only. Its transaction has spilled: the database"
+            " holds pages that were never committed, and the hot journal beside it what it takes to undo them."
+        )
         for number in range(_MOST_KILLS):
             with Host(victim.database) as host:
-                with self.voice.waiting("some ordinary commits"):
+                with step.waiting("some ordinary commits", host):
                     host.first("a host reads what a writer commits", _has_read_enough, self.deadline_s)
-                if number == 0:
-                    good = sum(each.contents is not None for each in list(host.polls))
-                    self.voice.ordinary(_NEIGHBOURS + 2, self.service.pid, victim.name, good)
                 victim.interrupt()
-                self.voice.before_the_kill(victim.name)
-                readable_ms, failed = self._kill(victim, host)
+                readable_ms, failed = self._kill(victim, host, step)
             if failed:
-                self.voice.as_it_would_be(failed)
+                step.say(
+                    f"{counted(failed, 'poll')} failed in between. Without the service all of them would, until"
+                    " somebody happens to open the database read-write: often hours later."
+                )
                 return readable_ms, failed
-            self.voice.too_quick()
+            step.say("Its database was back before the next poll. Another one, to see that polls fail:")
             victim = self.stage.writer(f"killed-{number + 2}")
         raise NotShownError("polls fail after a kill", f"{_MOST_KILLS} databases were back before the next poll")
 
-    def one_is_left_alone(self, unseen: Writer, untouched: tuple[object, ...], *, since: float) -> None:
+    def one_is_left_alone(self, unseen: Writer, untouched: tuple[object, ...], step: Step, *, since: float) -> None:
         """A journal that looks just like the one before is not touched, until its writer is killed, too.
 
         Args:
@@ -112,11 +135,15 @@ class _Story:
         """
         with Host(unseen.database) as host:
             host.first(f"a poll of {unseen.name} fails", lambda poll: poll.code == ROLLBACK, self.deadline_s)
-            self.voice.looks_dead(unseen.name)
-            with self.voice.waiting("journal-watcher explain"):
+            step.say(
+                f"Nobody sees the locks of agents/{unseen.name}, as with a guest in a virtual machine. Its journal is"
+                " hot, polls fail, but a rollback now would corrupt the database under its hands. journal-watcher"
+                " explain tells why nothing happens:"
+            )
+            with step.waiting("journal-watcher explain", host):
                 evidence = self._explained(unseen)
-            self.voice.explanation(evidence)
-            with self.voice.waiting("the service leaves it alone"):
+            step.explanation(evidence)
+            with step.waiting("the service leaves it alone", host):
                 enough = since + _RESTRAINT_S
                 host.first("polls go on", lambda poll: poll.moment > enough, self.deadline_s)
             polls = list(host.polls)
@@ -127,10 +154,13 @@ class _Story:
             said = {each.event for each in self.service.about(unseen.database)}
             told = f"the service told {', '.join(sorted(said))}"
             _require(said <= _LEAVES_ALONE, f"{unseen.name} is left alone while its writer lives", told)
-            self.voice.left_alone(time.monotonic() - since, len(polls))
-            self._kill(unseen, host)
+            step.say(
+                f"Met {time.monotonic() - since:.1f} s ago, {counted(len(polls), 'poll')} later its files are the same,"
+                " byte for byte. Now it is killed, too:"
+            )
+            self._kill(unseen, host, step)
 
-    def _kill(self, writer: Writer, host: Host) -> tuple[float, int]:
+    def _kill(self, writer: Writer, host: Host, step: Step) -> tuple[float, int]:
         """Kill a writer in its transaction, and tell what follows, in its order.
 
         Returns:
@@ -157,11 +187,11 @@ class _Story:
         _require(good.contents == kept, f"{writer.name} holds what was committed, and nothing else", f"{good.contents}")
         _require(contents_of(writer.database, thorough=True) == kept, f"{writer.name} stays as it was recovered")
         moments = [Moment(killed_at, Who.KILL, f"SIGKILL to pid {writer.pid}")]
-        moments += [Moment(each.moment, Who.FAILS, f"a poll fails: {each.words} ({each.code})") for each in failed[:1]]
+        moments += [Moment(each.moment, Who.FAILS, f"{each.code} {each.words}") for each in failed[:1]]
         moments += map(_as_told, told.values())
-        words = f"a poll reads {counted(writer.commits, 'commit')}, and nothing of the interrupted one"
+        words = f"reads again: {counted(writer.commits, 'commit')}, and nothing of the interrupted one"
         moments.append(Moment(good.moment, Who.READS, words))
-        self.voice.moments(moments, killed_at)
+        step.moments(moments, killed_at)
         return (good.moment - killed_at) * 1000, len(failed)
 
     def _explained(self, unseen: Writer) -> list[tuple[str, str, str]]:

@@ -26,18 +26,20 @@ _GONE_S = 5.0
 
 
 def write(database: str, vfs: str, commits_per_s: float) -> None:
-    """Commit steadily, from the first moment on. A word on stdin, answered by a line of JSON, changes that: `interrupt`
-    begins a transaction that spills, and stands still in it; `stop` ends."""
+    """Commit steadily, from the first moment on, after what was committed before. A word on stdin, answered by a line
+    of JSON, changes that: `interrupt` begins a transaction that spills, and stands still in it; `stop` ends."""
     with open(os.path.join(os.path.dirname(database), PID_FILE), "w", encoding="ascii") as pid_file:
         pid_file.write(f"{os.getpid()}\n")
     connection = sqlite3.connect(f"file:{quote(database)}?vfs={vfs}", uri=True, isolation_level=None)
     connection.execute("PRAGMA cache_size = 5")  # a transaction of a few pages spills: SQLite syncs its journal
     connection.execute("BEGIN")
-    connection.execute("CREATE TABLE work (step INTEGER PRIMARY KEY, note TEXT)")
-    connection.execute("CREATE TABLE pages (id INTEGER PRIMARY KEY, body BLOB)")
-    connection.executemany("INSERT INTO pages VALUES (?, zeroblob(3000))", [(page + 1,) for page in range(PAGES)])
+    connection.execute("CREATE TABLE IF NOT EXISTS work (step INTEGER PRIMARY KEY, note TEXT)")
+    connection.execute("CREATE TABLE IF NOT EXISTS pages (id INTEGER PRIMARY KEY, body BLOB)")
+    connection.executemany(
+        "INSERT OR IGNORE INTO pages VALUES (?, zeroblob(3000))", [(page + 1,) for page in range(PAGES)]
+    )
     connection.execute("COMMIT")
-    commits = 0
+    commits = connection.execute("SELECT count(*) FROM work").fetchone()[0]
     errors: list[str] = []
     word = ""
     while not word:

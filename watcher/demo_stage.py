@@ -157,15 +157,23 @@ class Stage:
         (home / "tree").mkdir()
 
     def writer(self, session: str, *, vfs: str = "unix", commits_per_s: float = 25.0) -> Writer:
-        """A new session with its writer, at work."""
-        directory = self.home / "tree" / "agents" / session
-        directory.mkdir(parents=True)
-        writer = Writer(directory / "outbound.db", vfs, commits_per_s)
+        """A session with its writer, at work: a new one, or one whose writer has gone."""
+        writer = Writer(self.session(session) / "outbound.db", vfs, commits_per_s)
         self._curtain.callback(writer.close)
         return writer
 
-    def service(self) -> Service:
-        """The service on this tree, and a guard that ends it where the demo itself is killed."""
+    def session(self, name: str) -> Path:
+        """Its directory."""
+        directory = self.home / "tree" / "agents" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def service(self, address: str | None = None) -> Service:
+        """The service on this tree, and a guard that ends it where the demo itself is killed.
+
+        Args:
+            address: where it serves its page.
+        """
         settings = {
             "state_dir": str(self.home / "state"),
             "tree": {
@@ -174,6 +182,7 @@ class Stage:
                 "databases": ["outbound.db"],
             },
             "owner": {"pid_file": PID_FILE},
+            "metrics": {"listen": address},
             "log": {"level": "DEBUG", "json": True},
         }
         self._settings.write_text(yaml.safe_dump(settings), encoding="utf-8")
