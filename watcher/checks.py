@@ -180,8 +180,7 @@ def _is_database(name: str, at: int) -> bool:
     try:
         if not claims.claim(pinned.status):
             return True
-        with pinned.readable() as descriptor:
-            return os.pread(descriptor, len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
+        return os.pread(pinned.reader(), len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
     except UnsafeError:
         return True
     except (LookAgainError, OSError):

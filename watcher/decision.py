@@ -129,9 +129,13 @@ class Examiner:
         tree = self._looker.tree
         return Finding(look, tree.path(place), tree.session(place), None, decide(look, None), why)
 
-    def examine(self, pair: Pair) -> Finding:
+    def examine(self, pair: Pair, *, looks_again: bool = True) -> Finding:
         """Examine a pair. The locks are asked before the look that counts: asked after it, a writer that commits in
         between would be taken for dead.
+
+        Args:
+            looks_again: False leaves that look out for a pair to be recovered: for who recovers it at once, and looks
+                again after the last judgement anyway.
 
         Raises:
             Gone: there is no journal.
@@ -143,6 +147,10 @@ class Examiner:
             if look.state not in {JournalState.HOT, JournalState.MALFORMED} or look.blocks_nobody:
                 return self._finding(pair, look, None)
             judgement = self._judge(pair, look)
+            if not looks_again:
+                finding = self._finding(pair, look, judgement)
+                if finding.decision is Decision.RECOVER:
+                    return finding
             again = pair.look()
             if again == look:
                 return self._finding(pair, look, judgement)

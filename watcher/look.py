@@ -92,7 +92,9 @@ class Looker:
 
 
 class Pair:
-    """A database and its journal, held for one thread. They are pinned by a look and stay so until the next one."""
+    """A database and its journal, held for one thread. A look pins them, and the next one keeps what has stayed in its
+    place. Once read they are open for reading until then: closed while an SQLite connection of this process is on the
+    database, a descriptor of it would take that connection's locks along (DESIGN.md, section 2)."""
 
     def __init__(self, tree: Tree, place: Place, directory_fd: int, max_journal_bytes: int) -> None:
         self.place = place
@@ -103,6 +105,7 @@ class Pair:
         self._journal: Pinned | None = None
         self._database: Pinned | None = None
         self._claims = Claims()
+        self._file_system: FileSystem | None = None
 
     def close(self) -> None:
         self._release()
@@ -110,33 +113,35 @@ class Pair:
 
     def file_system(self) -> FileSystem:
         """The file system that the pair is on."""
-        return file_system_of(self.directory_fd)
+        if self._file_system is None:
+            self._file_system = file_system_of(self.directory_fd)
+        return self._file_system
 
     def look(self) -> Look:
-        """Look at the pair by its names in its directory.
+        """Look at the pair by its names in its directory. No SQLite connection of this process is on the database.
 
         Raises:
             Gone: there is no journal.
             LookAgainError: it changes too fast, or this process is at one of the two by another name.
             OSError: the file system fails.
         """
-        self._release()
+        if not self._is_still_there():
+            self._release()
         try:
             return self._look()
         except UnsafeError as error:
             return Look(self.place, JournalState.UNSAFE, str(error), journal=self._journal_by_name())
 
     def _look(self) -> Look:
-        self._journal = self._claimed(Pinned(self.place.journal_name, "the journal", self.directory_fd))
-        self._database = self._pin_database()
+        if self._journal is None:
+            self._journal = self._claimed(Pinned(self.place.journal_name, "the journal", self.directory_fd))
+            self._database = self._pin_database()
         journal = FileIdentity.of(self._journal.status)
-        with self._journal.readable() as descriptor:
-            contents = format_.read_contents(descriptor, journal.size_bytes)
+        contents = format_.read_contents(self._journal.reader(), journal.size_bytes)
         database = head = None
         if self._database is not None:
             database = FileIdentity.of(self._database.status)
-            with self._database.readable() as descriptor:
-                head = os.pread(descriptor, format_.DATABASE_HEAD_BYTES, 0)
+            head = os.pread(self._database.reader(), format_.DATABASE_HEAD_BYTES, 0)
         state = format_.state_of(contents, head)
         detail = _DETAILS.get(state, "")
         if state is JournalState.SUPER:
@@ -167,6 +172,12 @@ class Pair:
             )
         return ""
 
+    def _is_still_there(self) -> bool:
+        """Whether both names stand for what the last look has pinned."""
+        if self._journal is None or self._database is None:
+            return False
+        return self._journal.renew() and self._database.renew()
+
     def _pin_database(self) -> Pinned | None:
         try:
             return self._claimed(Pinned(self.place.name, "the database", self.directory_fd))
@@ -196,16 +207,13 @@ class Pair:
         """A descriptor that stands for the database of the last look (O_PATH on Linux); -1 where there is none."""
         return -1 if self._database is None else self._database.fd
 
-    @contextmanager
-    def database_readable(self) -> Iterator[int]:
-        """A raw descriptor of the last look's database, for reading and for asking about locks. It is open only inside
-        the block, in which no SQLite connection of this process may be on the database (DESIGN.md, section 2).
+    def database_reader(self) -> int:
+        """A raw descriptor of the last look's database, for reading and for asking about locks; borrowed.
 
         Raises:
-            UnsafeError, LookAgainError: as :meth:`Pinned.readable`.
+            UnsafeError, LookAgainError: as :meth:`Pinned.reader`.
         """
-        with self.pinned_database.readable() as descriptor:
-            yield descriptor
+        return self.pinned_database.reader()
 
     def _journal_by_name(self) -> FileIdentity | None:
         try:

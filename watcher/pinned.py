@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from watcher.names import printable
@@ -74,34 +73,49 @@ class Pinned:
         OSError: we have run out of descriptors, or the file system fails.
     """
 
-    __slots__ = ("_directory_fd", "_name", "fd", "status")
+    __slots__ = ("_directory_fd", "_name", "_reader", "_what", "fd", "status")
 
     def __init__(self, name: str, what: str, directory_fd: int) -> None:
         self._name = name
+        self._what = what
         self._directory_fd = directory_fd
+        self._reader = -1
         self.fd = _pin(name, directory_fd)
         """Stands for the file (Linux), or for its directory."""
         try:
-            self.status = self._checked(what)
-            """As it was when it was pinned."""
+            self.status = self._checked()
+            """As it was when it was pinned, or renewed."""
         except BaseException:
             os.close(self.fd)
             raise
 
-    def _checked(self, what: str) -> os.stat_result:
+    def _checked(self) -> os.stat_result:
         try:
             status = os.fstat(self.fd) if O_PATH else os.stat(self._name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError as error:
             raise Gone(f"{printable(self._name)} is not there") from error
         if not stat.S_ISREG(status.st_mode):
-            raise UnsafeError(f"{what} is {kind_of(status.st_mode)}, not a plain file")
+            raise UnsafeError(f"{self._what} is {kind_of(status.st_mode)}, not a plain file")
         if status.st_nlink == 0:
             raise Gone(f"{printable(self._name)} has been deleted")
         if status.st_nlink != 1:
-            raise UnsafeError(f"{what} has {status.st_nlink} hard links")
+            raise UnsafeError(f"{self._what} has {status.st_nlink} hard links")
         return status
 
+    def renew(self) -> bool:
+        """Bring `status` up to date where the name still stands for this file, and no other name does. False where it
+        is to be pinned anew, whatever has become of it."""
+        with suppress(OSError):  # gone, or its directory was shut: to pin it anew tells
+            now = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
+            if (now.st_dev, now.st_ino, now.st_nlink) == (self.status.st_dev, self.status.st_ino, 1):
+                self.status = now
+                return True
+        return False
+
     def close(self) -> None:
+        """No SQLite connection of this process may be on the file: its locks would be lost (fcntl(2))."""
+        if self._reader >= 0:
+            os.close(self._reader)
         os.close(self.fd)
 
     def is_named(self) -> bool:
@@ -126,26 +140,24 @@ class Pinned:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return descriptor
 
-    @contextmanager
-    def readable(self) -> Iterator[int]:
-        """A descriptor for reading, for as long as the block lasts.
+    def reader(self) -> int:
+        """A descriptor for reading, open until :meth:`close`; also when the file has been deleted since.
 
         Raises:
             UnsafeError: we may not read it.
             LookAgainError: it has gone, another file has taken its place, or a process holds a lease on it.
         """
+        if self._reader >= 0:
+            return self._reader
         try:
-            descriptor = self.open(os.O_RDONLY)
+            self._reader = self.open(os.O_RDONLY)
         except PermissionError as error:
             raise UnsafeError(f"{printable(self._name)} may not be read by us (uid {os.geteuid()})") from error
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ESTALE, errno.EWOULDBLOCK, errno.ELOOP}:
                 raise
             raise LookAgainError(f"{printable(self._name)} cannot be opened at the moment") from error
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        return self._reader
 
 
 def _pin(name: str, directory_fd: int) -> int:

@@ -225,7 +225,7 @@ class Reconciler:
         since = time.monotonic()
         try:
             with self._looker.pair(place) as pair:
-                finding = self._examiner.examine(pair)
+                finding = self._examiner.examine(pair, looks_again=False)
                 known = self._remember(finding)
                 self._follow(pair, finding, known, since)
         except Gone:
@@ -301,8 +301,8 @@ class Reconciler:
             if attempt.record.outcome is Outcome.BUSY and still_for_s >= self._watch.hold_warning:
                 self._reports.blocked(finding, attempt.record, still_for_s)
             self._agenda.add_at(finding.place, time.monotonic() + again_s)
-            return
-        if attempt.record.outcome is Outcome.REFUSED:
+        if again_s is not None or attempt.record.outcome is Outcome.REFUSED:
+            self._changed()
             return
         self._forget(finding.place)
         if attempt.record.outcome in {Outcome.RECOVERED, Outcome.CORRUPT}:
@@ -357,7 +357,7 @@ class Reconciler:
                 self._known.pop(finding.place, None)
         if finding.decision is not Decision.IGNORE:
             self._reports.found(finding)
-            if fresh:
+            if fresh and finding.decision is not Decision.RECOVER:  # else when it is through: now it would cost time
                 self._changed()
         return known
 

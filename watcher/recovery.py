@@ -20,7 +20,7 @@ from watcher.owner.testimony import Judgement, Verdict
 from watcher.records.events import Event
 from watcher.records.record import Outcome, Record
 from watcher.settings import RecoverySettings, VerifyMode
-from watcher.snapshots import SnapshotError, Snapshots, SnapshotSkipped
+from watcher.snapshots import Snapshot, SnapshotError, Snapshots, SnapshotSkipped
 from watcher.verification import Health
 
 __all__ = ["Attempt", "Recovery"]
@@ -45,12 +45,14 @@ class Attempt:
         again_in_s: where it was too early: when to try again, seconds.
         warnings: what went wrong beside it, and did not stop it.
         note: what a person may want to know of a success, e.g. why it was not verified.
+        has_acted: SQLite may have written the database.
     """
 
     record: Record
     again_in_s: float | None = None
     warnings: Warnings = ()
     note: str | None = None
+    has_acted: bool = False
 
 
 class Recovery:
@@ -112,7 +114,7 @@ class Recovery:
         reader = self._reader(pair, look)
         if reader is not None:
             return _ended(record, Outcome.BUSY, since, reader, again_in_s=_READER_AGAIN_S)
-        snapshot, warnings = self._take_snapshot(pair, look)
+        snapshot, warnings = self._begin_snapshot(pair, look)
         if snapshot is None and self._must_have_snapshot(look):
             event, why = warnings[-1] if warnings else (Event.SNAPSHOT_SKIPPED, "recovery.snapshot is off")
             outcome = Outcome.REFUSED if event is Event.SNAPSHOT_SKIPPED else Outcome.FAILED
@@ -122,56 +124,51 @@ class Recovery:
             judgement = self._judge(pair, look)
             again = pair.look()
         except BaseException:
-            self._forget(snapshot)  # but never from here on: what SQLite may have touched keeps its copy
+            _drop(snapshot)
             raise
-        record = replace(record, snapshot=snapshot)
-        return self._act(pair, look, again, judgement, record, since, warnings)
+        try:
+            attempt = self._act(pair, look, again, replace(record, owner=judgement), since)
+        except BaseException:
+            _keep(snapshot)  # SQLite may have touched it
+            raise
+        if not attempt.has_acted:
+            _drop(snapshot)
+            return replace(attempt, warnings=warnings)
+        kept, problems = _keep(snapshot)
+        if attempt.record.outcome is Outcome.CORRUPT:
+            kept = self._keep_for_corrupt(kept)
+        return replace(
+            attempt, record=replace(attempt.record, snapshot=kept), warnings=warnings + attempt.warnings + problems
+        )
 
-    def _act(
-        self,
-        pair: Pair,
-        look: Look,
-        again: Look,
-        judgement: Judgement,
-        record: Record,
-        since: float,
-        warnings: Warnings,
-    ) -> Attempt:
-        record = replace(record, owner=judgement)
+    def _act(self, pair: Pair, look: Look, again: Look, record: Record, since: float) -> Attempt:
+        judgement = record.owner
+        assert judgement is not None
         if judgement.verdict is not Verdict.EXITED:
             outcome = Outcome.WAITING if judgement.verdict is Verdict.ALIVE else Outcome.HELD
-            return self._without_doing(record, outcome, since, judgement.reason, warnings)
+            return _ended(record, outcome, since, judgement.reason)
         if again != look:
             # A lock that was free right after a commit: nothing is there to do, and the database is not opened.
             outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
-            return self._without_doing(record, outcome, since, "the files have changed meanwhile", warnings)
+            return _ended(record, outcome, since, "the files have changed meanwhile")
         try:
             rolled = rollback.roll_back(pair, look, busy_timeout_s=min(self._settings.busy_timeout, _LOCK_PATIENCE_S))
         except rollback.BusyError as error:
-            return self._without_doing(record, Outcome.BUSY, since, str(error), warnings)
+            return _ended(record, Outcome.BUSY, since, str(error))
         except rollback.CorruptError as error:
-            return self._corrupt(record, since, str(error), warnings)
+            return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
         except rollback.RollbackError as error:
-            if not error.began:
-                return self._without_doing(record, Outcome.FAILED, since, str(error), warnings)
-            return _ended(record, Outcome.FAILED, since, str(error), warnings=warnings)
+            return _ended(record, Outcome.FAILED, since, str(error), has_acted=error.began)
         if not rolled.found_something:
-            return self._without_doing(record, Outcome.CLEAN, since, None, warnings)
-        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since, warnings)
+            return _ended(record, Outcome.CLEAN, since, None)
+        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since)
 
-    def _read_back(
-        self,
-        pair: Pair,
-        look: Look,
-        record: Record,
-        rolled: rollback.Rolled,
-        since: float,
-        warnings: Warnings,
-    ) -> Attempt:
+    def _read_back(self, pair: Pair, look: Look, record: Record, rolled: rollback.Rolled, since: float) -> Attempt:
         if pair.pinned_journal.is_named():
             left = "its journal is still there after the rollback"
-            return _ended(record, Outcome.FAILED, since, left, warnings=warnings)
+            return _ended(record, Outcome.FAILED, since, left, has_acted=True)
         note = None
+        warnings: Warnings = ()
         if rolled.is_wal:
             note = "not verified: its header says WAL, which wants shared memory beside it"
         else:
@@ -180,10 +177,10 @@ class Recovery:
             except rollback.BusyError as error:
                 note = f"not verified: {error}"
             except rollback.CorruptError as error:
-                return self._corrupt(record, since, str(error), warnings)
+                return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
             except rollback.RollbackError as error:
-                warnings += ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
-        return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note)
+                warnings = ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
+        return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note, has_acted=True)
 
     def verify(self, pair: Pair, record: Record) -> tuple[Health, str]:
         """The thorough verification of a recovered database, where the settings ask for one: it may take long.
@@ -216,11 +213,11 @@ class Recovery:
         if self._snapshots is not None:
             self._snapshots.sync(path)
 
-    def _take_snapshot(self, pair: Pair, look: Look) -> tuple[str | None, Warnings]:
+    def _begin_snapshot(self, pair: Pair, look: Look) -> tuple[Snapshot | None, Warnings]:
         if self._snapshots is None:
             return None, ()
         try:
-            return self._snapshots.take(pair, look), ()
+            return self._snapshots.begin(pair, look, at_once=self._must_have_snapshot(look)), ()
         except SnapshotSkipped as error:
             return None, ((Event.SNAPSHOT_SKIPPED, str(error)),)
         except SnapshotError as error:
@@ -229,25 +226,6 @@ class Recovery:
     def _must_have_snapshot(self, look: Look) -> bool:
         required = self._settings.snapshot is not None and self._settings.snapshot.required
         return required or look.state is JournalState.MALFORMED
-
-    def _without_doing(
-        self,
-        record: Record,
-        outcome: Outcome,
-        since: float,
-        error: str | None,
-        warnings: Warnings,
-    ) -> Attempt:
-        self._forget(record.snapshot)
-        return _ended(replace(record, snapshot=None), outcome, since, error, warnings=warnings)
-
-    def _forget(self, snapshot: str | None) -> None:
-        if snapshot is not None and self._snapshots is not None:
-            self._snapshots.drop(snapshot)
-
-    def _corrupt(self, record: Record, since: float, words: str, warnings: Warnings) -> Attempt:
-        kept = self._keep_for_corrupt(record.snapshot)
-        return _ended(replace(record, snapshot=kept), Outcome.CORRUPT, since, words, warnings=warnings)
 
     def _keep_for_corrupt(self, snapshot: str | None) -> str | None:
         if snapshot is None or self._snapshots is None:
@@ -262,12 +240,26 @@ class Recovery:
         """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
         assert look.database is not None
         until = time.monotonic() + _READER_PATIENCE_S
-        with pair.database_readable() as descriptor:
-            while (pid := reader_of(descriptor)) is not None and time.monotonic() < until:
-                time.sleep(_READER_PATIENCE_S / 20)
+        descriptor = pair.database_reader()
+        while (pid := reader_of(descriptor)) is not None and time.monotonic() < until:
+            time.sleep(_READER_PATIENCE_S / 20)
         if pid is None:
             return None
         return f"pid {pid} is reading it" if pid > 0 else "a process that we cannot see is reading it"
+
+
+def _keep(snapshot: Snapshot | None) -> tuple[str | None, Warnings]:
+    if snapshot is None:
+        return None, ()
+    try:
+        return snapshot.keep(), ()
+    except SnapshotError as error:
+        return None, ((Event.SNAPSHOT_FAILED, str(error)),)
+
+
+def _drop(snapshot: Snapshot | None) -> None:
+    if snapshot is not None:
+        snapshot.drop()
 
 
 def _ended(
@@ -279,6 +271,8 @@ def _ended(
     again_in_s: float | None = None,
     warnings: Warnings = (),
     note: str | None = None,
+    has_acted: bool = False,
 ) -> Attempt:
     duration_ms = (time.monotonic() - since) * 1000
-    return Attempt(replace(record, outcome=outcome, error=error, duration_ms=duration_ms), again_in_s, warnings, note)
+    ended = replace(record, outcome=outcome, error=error, duration_ms=duration_ms)
+    return Attempt(ended, again_in_s, warnings, note, has_acted)

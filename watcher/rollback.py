@@ -205,7 +205,6 @@ def _words(error: apsw.Error) -> str:
 def _says_wal(pair: Pair) -> bool:
     """Whether the database's header asks for a write-ahead log (file format version 2 at offset 18)."""
     try:
-        with pair.database_readable() as descriptor:
-            return os.pread(descriptor, 1, 18) == b"\2"
+        return os.pread(pair.database_reader(), 1, 18) == b"\2"
     except (UnsafeError, LookAgainError):  # shut from us since
         return False

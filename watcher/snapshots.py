@@ -26,10 +26,12 @@ from watcher.settings import SnapshotSettings
 from watcher.snapshot_index import CORRUPT, Index, Kept, Shelf
 from watcher.tree import UnsafeError
 
-__all__ = ["SnapshotError", "SnapshotSkipped", "Snapshots"]
+__all__ = ["Snapshot", "SnapshotError", "SnapshotSkipped", "Snapshots"]
 
 _FICLONE = 0x40049409  # linux/fs.h: share the other file's extents, where the file system can
 _CHUNK_BYTES = 1 << 20
+_IN_MEMORY_BYTES = 1 << 21
+"""A database up to this size is copied to memory first, and to the disk when SQLite has finished."""
 _FREE_SHARE = 0.05
 _SESSION_SHARE = 0.25
 _KEEP_CORRUPT = 3
@@ -37,6 +39,7 @@ _MOST_KEPT = 10_000
 """Of tiny pairs `max_total` holds so many that the inodes of the disk, and our memory, would be gone first."""
 _OVERHEAD_BYTES = 16_384
 """What a snapshot takes on the disk beside its bytes: a directory, and two files that fill their last block in part."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _UNFINISHED = ".unfinished"
 _LEFT_BEHIND_S = 3600.0
 """An unfinished one that is older was left by a process that was killed."""
@@ -48,6 +51,40 @@ class SnapshotError(Exception):
 
 class SnapshotSkipped(SnapshotError):  # noqa: N818 - a rule, not a failure
     """The settings, or the space that is left, allow no copy of this size."""
+
+
+class Snapshot:
+    """The copy of one pair, made before its rollback: on the disk at once, or in memory until SQLite has finished.
+
+    A small database is read in a tenth of the time that new files take, and the poll of its host waits for neither. Of
+    its journal nothing need be read before: SQLite deletes it, and it is there for as long as it is open (unlink(2)).
+    Where the process is killed in between, the journal is still the copy that is safe, or the rollback is through.
+    """
+
+    def __init__(self, snapshots: Snapshots, pair: Pair, look: Look, *, path: str | None, database: bytes) -> None:
+        self._snapshots = snapshots
+        self._pair = pair
+        self._look = look
+        self._path = path
+        self._database = database
+
+    def keep(self) -> str:
+        """Have it on the disk, the pair being held still.
+
+        Returns:
+            Its path.
+
+        Raises:
+            SnapshotError: the copy failed, or the disk would be too full; nothing of it is left.
+        """
+        if self._path is None:
+            self._path = self._snapshots.take(self._pair, self._look, database=self._database)
+        return self._path
+
+    def drop(self) -> None:
+        """Forget it: nothing was done."""
+        if self._path is not None:
+            self._snapshots.drop(self._path)
 
 
 class Snapshots:
@@ -77,11 +114,35 @@ class Snapshots:
             return str(skipped)
         return None
 
-    def take(self, pair: Pair, look: Look) -> str:
-        """Copy the pair. No SQLite connection of this process is on its database.
+    def begin(self, pair: Pair, look: Look, *, at_once: bool) -> Snapshot:
+        """Copy the pair, so that nothing which happens to it from now on is in the copy.
 
         Args:
             look: the pair's last.
+            at_once: have it on the disk before this returns.
+
+        Raises:
+            SnapshotSkipped: the settings allow none of its size.
+            SnapshotError: the copy failed, or the disk would be too full; nothing of it is left.
+        """
+        assert look.database is not None
+        if at_once or look.database.size_bytes > _IN_MEMORY_BYTES:
+            return Snapshot(self, pair, look, path=self.take(pair, look), database=b"")
+        self._check_size(_size_bytes(look))
+        try:
+            database = os.pread(pair.database_reader(), look.database.size_bytes, 0)
+        except (OSError, LookAgainError, UnsafeError) as error:
+            raise self._failed(error) from error
+        if len(database) < look.database.size_bytes:
+            raise self._failed(LookAgainError("it became shorter while it was copied"))
+        return Snapshot(self, pair, look, path=None, database=database)
+
+    def take(self, pair: Pair, look: Look, *, database: bytes | None = None) -> str:
+        """Copy the pair to the disk. No SQLite connection of this process is on its database.
+
+        Args:
+            look: the pair's last.
+            database: what the database was, where it may have changed since that look.
 
         Returns:
             The snapshot's path.
@@ -99,10 +160,13 @@ class Snapshots:
             self._has_directory = False
             raise self._failed(error) from error
         try:
-            with pair.database_readable() as database:
-                _copy(database, os.path.join(kept.path, "database"), look.database.size_bytes)
-            with pair.pinned_journal.readable() as journal:
-                _copy(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
+            copy = os.path.join(kept.path, "database")
+            if database is None:
+                _copy(pair.database_reader(), copy, look.database.size_bytes)
+            else:
+                _write(copy, database)
+            journal = pair.pinned_journal.reader()
+            _copy(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
             return self._finish(kept)
         except (OSError, LookAgainError, UnsafeError) as error:
             with self._lock:
@@ -281,9 +345,19 @@ def _words(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
+def _write(path: str, content: bytes) -> None:
+    target = os.open(path, _NEW, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(target, view) :]
+    finally:
+        os.close(target)
+
+
 def _copy(source: int, path: str, size_bytes: int) -> None:
     """Copy a file of this size into a new one, by sharing its extents where the file system can."""
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    target = os.open(path, _NEW, 0o600)
     try:
         if _shares_extents(target, source):
             # It copies the whole of a file that may have grown since it was judged.

@@ -110,7 +110,6 @@ class Owner:
     def _ask_locks(probe: LocksProbe, pair: Pair, look: Look, foreign_kernel: str | None) -> Evidence:
         assert look.database is not None
         try:
-            with pair.database_readable() as descriptor:
-                return probe.testify(descriptor, pair.file_system(), foreign_kernel)
+            return probe.testify(pair.database_reader(), pair.file_system(), foreign_kernel)
         except (UnsafeError, LookAgainError) as error:
             return Evidence(probe.name, Answer.UNKNOWN, str(error))
