@@ -15,6 +15,9 @@ from watcher.tree import SUFFIX, OutsideTreeError, Tree
 __all__ = ["databases"]
 
 _MOST = 200
+_QUOTES = {"'", '"'}
+"""Typer's script for zsh has each name evaluated twice, within either kind of quotes: backslashes come through when
+doubled for both, quotes not at all, so such a name is left to be typed."""
 
 
 def databases(config: Path | None, word: str, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -26,16 +29,21 @@ def databases(config: Path | None, word: str, environ: Mapping[str, str] = os.en
         word: up to where it has been typed, without the shell's quotes.
 
     Returns:
-        Names as `printable` shows them; for bash, which takes them as they are, quoted where that is needed. Nothing
-        where the settings or the tree cannot be read: the command itself will say why.
+        Names as `printable` shows them, in the way that the asking shell takes them. Nothing where the settings or the
+        tree cannot be read: the command itself will say why.
     """
     try:
         tree = Tree(load_settings(config).tree)
         found = list(islice(dict.fromkeys(_candidates(tree, word)), _MOST))
     except (SettingsError, OSError):
         return []
-    quotes = environ.get("_JOURNAL_WATCHER_COMPLETE") == "complete_bash"
-    return [shlex.quote(each) if quotes else each for each in sorted(found)]
+    match environ.get("_JOURNAL_WATCHER_COMPLETE"):
+        case "complete_bash":  # which puts them into the line as they are
+            return [shlex.quote(each) for each in sorted(found)]
+        case "complete_zsh":
+            return [each.replace("\\", r"\\\\") for each in sorted(found) if not _QUOTES & set(each)]
+        case _:
+            return sorted(found)
 
 
 def _candidates(tree: Tree, word: str) -> Iterator[str]:
