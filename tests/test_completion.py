@@ -129,7 +129,7 @@ def pressed_tab(directory: Path, shell: str, line: str) -> list[str]:
         "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1",
     }
     script, shown = directory / "script", directory / "shown"
-    asked = [command, "--show-completion", shell]
+    asked = [str(command), "--show-completion", shell]
     script.write_text(subprocess.run(asked, capture_output=True, text=True, env=environ, check=True).stdout)
     (directory / ".zshrc").write_text(ZSH.format(script=script, shown=shown))
     started = {
