@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +33,14 @@ def wait_until(what: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
         assert time.monotonic() < until, f"not within {deadline_s} s"
         time.sleep(0.002)
     return answer
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with closing(socket.socket()) as asked:
+        asked.bind(("127.0.0.1", 0))
+        port: int = asked.getsockname()[1]
+        return port
 
 
 class Service:

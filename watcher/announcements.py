@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from ipaddress import ip_address
 
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
@@ -15,7 +16,7 @@ from watcher.records.status import Status, Watch
 from watcher.settings import Settings
 from watcher.version import VERSION
 
-__all__ = ["of_trouble", "read_only", "sentence", "started", "state", "swept", "waiting_for_root"]
+__all__ = ["of_trouble", "page_address", "read_only", "sentence", "started", "state", "swept", "waiting_for_root"]
 
 _MOST_JOURNALS = 100
 
@@ -26,14 +27,16 @@ def started(settings: Settings, probes: list[str]) -> None:
     Args:
         probes: names of the probes that the settings ask for, `boot` left out.
     """
+    page = page_address(settings)
     log.tell(
         Event.STARTED,
         f"journal-watcher {VERSION} (pid {os.getpid()}) for {settings.instance}: watches"
         f" {printable(settings.tree.root)}, owners by {', '.join(['boot', *probes])}; state in"
-        f" {printable(settings.state_dir)}",
+        f" {printable(settings.state_dir)}{f'; the page is at {page}' if page else ''}",
         version=VERSION,
         pid=os.getpid(),
         tree=settings.tree.root,
+        page=page,
     )
     if probes == ["locks"]:
         log.tell(
@@ -42,6 +45,17 @@ def started(settings: Settings, probes: list[str]) -> None:
             " locks its database. Where agents run in containers or virtual machines, set owner.container,"
             " owner.pid_file or owner.command",
         )
+
+
+def page_address(settings: Settings) -> str | None:
+    """Where a browser of this machine finds the page; None where there is none."""
+    listen = settings.metrics.listen
+    if listen is None or not settings.metrics.page:
+        return None
+    host, _, port = listen.rpartition(":")
+    if ip_address(host.strip("[]")).is_unspecified:
+        host = "[::1]" if host.startswith("[") else "127.0.0.1"
+    return f"http://{host}:{port}/"
 
 
 def swept(sweep: Swept, settings: Settings) -> None:

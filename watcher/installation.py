@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -149,7 +149,7 @@ class Installation:
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
         self.reports = Reports(keep, tally.found)
-        survey = Survey(self.rooms.tree)
+        self._survey = survey = Survey(self.rooms.tree)
         self._aftercare = Aftercare(self.rooms.looker, self.rooms.recovery, self.reports)
         self.reconciler = Reconciler(
             self.rooms.looker,
@@ -265,6 +265,10 @@ class Installation:
         if files is None:
             return Watch()
         return Watch(backend=files.backend, directories=files.directories, missed=files.missed)
+
+    def sessions(self) -> Iterator[str]:
+        """The directories in which databases may lie, as the last sweep has met them; nothing is looked at for it."""
+        return self._survey.sessions()
 
     @property
     def is_watching(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from watcher.names import printable
 from watcher.records import log
 from watcher.records.events import Event
+from watcher.records.history import HISTORY_NAME, History
 from watcher.records.hooks import Hooks, programs_of
 from watcher.records.record import Record
 from watcher.records.tally import Tally
@@ -14,11 +15,15 @@ from watcher.settings import Settings
 from watcher.vitals import Vitals
 
 if TYPE_CHECKING:  # loaded only where something is served
-    from watcher.records.listener import Listener
+    from watcher.page.recent import Recent
+    from watcher.page.server import PageServer
+    from watcher.records.listener import Listener, Routes
 
 __all__ = ["Outward"]
 
 _HOOKS_STOP_WITHIN_S = 0.3
+_MOST_OLDER = 300
+"""So much of the history is on the page at its start."""
 
 
 class Outward:
@@ -28,7 +33,9 @@ class Outward:
         self.tally = Tally()
         self._vitals = vitals
         self._hooks: Hooks | None = None
-        self._listener: Listener | None = None
+        self._listener: Listener | PageServer | None = None
+        self._page: PageServer | None = None  # the listener, where it shows the page
+        self._recent: Recent | None = None  # what the page has shown, and another one goes on to show after a reload
         self._settings: Settings | None = None
 
     def start(self, settings: Settings) -> None:
@@ -69,23 +76,52 @@ class Outward:
     def recorded(self, record: Record, change: str) -> None:
         """Something became of a journal; called from any thread, never waits."""
         self.tally.recorded(record)
+        recent = self._recent
+        if recent is not None:
+            recent.add(record, change)
+            self.changed()
         hooks = self._hooks
         if hooks is not None:
             hooks.add(record, change)
 
-    def _listening(self, settings: Settings) -> Listener | None:
+    def changed(self) -> None:
+        """Something may have changed that the page shows; called from any thread, never waits."""
+        page = self._page
+        if page is not None:
+            page.changed()
+
+    def _listening(self, settings: Settings) -> Listener | PageServer | None:
         if settings.metrics.listen is None:
             return None
         from watcher.records.listener import Listener  # noqa: PLC0415 - and prometheus-client: only where they serve
         from watcher.records.routes import routes  # noqa: PLC0415
 
         how = self._vitals
-        made = Listener(
-            settings.metrics.listen,
-            routes(read=how.reading, tally=self.tally, turns=how.turns, troubles=how.troubles),
-        )
+        answers = routes(read=how.reading, tally=self.tally, turns=how.turns, troubles=how.troubles)
+        made: Listener | PageServer
+        if settings.metrics.page:
+            made = self._page = self._showing(settings, settings.metrics.listen, answers)
+        else:
+            made = Listener(settings.metrics.listen, answers)
         made.start()
         return made
+
+    def _showing(self, settings: Settings, address: str, answers: Routes) -> PageServer:
+        from watcher.page.recent import Recent  # noqa: PLC0415 - and an HTTP server: only where the page is on
+        from watcher.page.server import PageServer  # noqa: PLC0415
+
+        if self._recent is None:
+            self._recent = Recent()
+        kept = settings.history
+        history = History(settings.state_dir / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age)
+        return PageServer(
+            address,
+            answers,
+            vitals=self._vitals,
+            recent=self._recent,
+            hosts=settings.metrics.hosts,
+            older=lambda: history.query(_MOST_OLDER),
+        )
 
     def _listen_again(self, before: Settings) -> None:
         try:
@@ -96,7 +132,7 @@ class Outward:
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.stop()
-            self._listener = None
+            self._listener = self._page = None
 
     def _hooked(self, settings: Settings) -> Hooks | None:
         if not programs_of(settings.hooks):

@@ -26,7 +26,7 @@ from watcher.owner.clock import WallClock
 from watcher.records import log, status
 from watcher.records.boots import earlier_boot_times, remember_boot_times
 from watcher.records.events import Event
-from watcher.records.history import History, HistoryError
+from watcher.records.history import HISTORY_NAME, History, HistoryError
 from watcher.records.record import Record
 from watcher.records.recorder import Recorder
 from watcher.records.repeats import Repeats
@@ -41,7 +41,6 @@ from watcher.watchdog import Watchdog
 
 __all__ = ["HISTORY_NAME", "Service"]
 
-HISTORY_NAME = "history.db"
 _ROOT_AGAIN_S = 0.5
 _ROOT_AGAIN_MOST_S = 30.0
 """Where the watch fails again and again."""
@@ -224,7 +223,7 @@ class Service:
             self._installation.check_rights()
             self._vitals.first_sweep = swept.journals
         self._outward.tally.swept(swept.duration_s)
-        self._vitals.last_sweep = swept.ended
+        self._vitals.last_sweep, self._vitals.swept = swept.ended, swept
         announcements.swept(swept, self._settings)
         self._remember_clock()
         self._report_soon()
@@ -400,12 +399,14 @@ class Service:
     # --- records ---
 
     def _report_soon(self) -> None:
+        self._outward.changed()
         if self._status_due is None:
             self._status_due = time.monotonic() + _STATUS_PAUSE_S
 
     def _report(self) -> None:
         # While the watches are being set their number grows, and nobody tells.
         self._status_due = None if self._installation.is_watching else time.monotonic() + _STATUS_AGAIN_S
+        self._outward.changed()
         try:
             status.write(self._state, self._vitals.status())
         except StateError as error:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from watcher import announcements
+from watcher.hints.sweep import Swept
 from watcher.installation import Installation
 from watcher.names import printable
 from watcher.records import status
@@ -25,12 +26,14 @@ class Vitals:
     Attributes:
         root_missing: the tree is waited for.
         last_sweep: when it ended.
+        swept: the last sweep itself.
         first_sweep: the journals of the first sweep, until all of them were looked at.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.root_missing = False
         self.last_sweep: datetime | None = None
+        self.swept: Swept | None = None
         self.first_sweep: int | None = None
         self._settings = settings
         self._since = datetime.now(UTC)

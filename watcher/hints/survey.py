@@ -65,6 +65,13 @@ class Survey:
                 self._cold.clear()
             self._cold[place] = (journal.inode, journal.size_bytes, journal.mtime_ns)
 
+    def sessions(self) -> Iterator[str]:
+        """The directories in which databases may lie, by their paths below the root, as the last sweep has left them:
+        those of the layout, or without one those that have none below them. It looks at nothing, and is for any thread:
+        what a listing has found is replaced as a whole, never changed."""
+        layout = self._tree.layout
+        yield from _leaves(self._top, "", -1 if layout is None else layout.depth)
+
     def journals(self) -> Iterator[Place]:
         """Every journal of the tree, those left out that are known to be cold.
 
@@ -176,6 +183,21 @@ class Survey:
         with self._lock:
             self._cold.pop(place, None)
         return False
+
+
+def _leaves(node: _Node, directory: str, depth: int) -> Iterator[str]:
+    """Args:
+    depth: how many directories further down a session is; negative: nobody knows.
+    """
+    children = node.children
+    if depth == 0 or (depth < 0 and not children):
+        yield directory
+        return
+    for name, child in (children or {}).items():
+        if depth == 1:  # most of them by far
+            yield _joined(directory, name)
+        else:
+            yield from _leaves(child, _joined(directory, name), depth - 1)
 
 
 def _joined(directory: str, name: str) -> str:

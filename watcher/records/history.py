@@ -28,8 +28,10 @@ from watcher.records.history_file import HistoryError, Trouble, connection, make
 from watcher.records.lines import one_line
 from watcher.records.record import Outcome, Record, rfc3339
 
-__all__ = ["KEPT", "History", "HistoryError", "Trouble"]
+__all__ = ["HISTORY_NAME", "KEPT", "History", "HistoryError", "Trouble"]
 
+HISTORY_NAME = "history.db"
+"""In the state directory."""
 KEPT = frozenset({Outcome.RECOVERED, Outcome.FAILED, Outcome.CORRUPT, Outcome.REFUSED, Outcome.HELD})
 """The outcomes that are history; the others pass."""
 

@@ -20,7 +20,7 @@ from http import HTTPStatus
 
 from loguru import logger
 
-__all__ = ["Listener", "Request", "Response", "Routes"]
+__all__ = ["Listener", "Request", "Response", "Routes", "listening"]
 
 _MOST_AT_ONCE = 8
 _WITHIN_S = 5.0
@@ -61,6 +61,22 @@ class _RefusedError(Exception):
         self.answer = Response.text(status, status.phrase)
 
 
+def listening(address: str) -> socket.socket:
+    """A socket that listens there, and does not block.
+
+    Args:
+        address: `127.0.0.1:9464`, `[::1]:9464`; port 0 for any that is free.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    made = socket.create_server((host.strip("[]"), int(port)), family=family, backlog=16)
+    made.setblocking(False)
+    return made
+
+
 class Listener:
     """Answers GET and HEAD on one address.
 
@@ -73,13 +89,8 @@ class Listener:
     """
 
     def __init__(self, address: str, routes: Routes) -> None:
-        host, _, port = address.rpartition(":")
-        is_ipv6 = host.startswith("[")
         self._routes = routes
-        self._socket = socket.create_server(
-            (host.strip("[]"), int(port)), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, backlog=16
-        )
-        self._socket.setblocking(False)
+        self._socket = listening(address)
         self._wake_read, self._wake_write = os.pipe()
         self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)

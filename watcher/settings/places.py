@@ -307,7 +307,7 @@ _HOST_NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.(?!-)[a-z0-9_-]{1,63})*")
 
 
 def host_name() -> PlainValidator:
-    """A name that a browser may know this machine by, in lower case; no pattern, since a name says which one is meant."""
+    """A name that a browser knows this machine by, in lower case; no pattern: each name is one that was meant."""
     expected = "the name of a host, such as watcher.lan"
 
     def validate(value: object) -> str:
