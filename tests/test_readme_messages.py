@@ -348,6 +348,11 @@ def a_disk_that_is_full(scene: Scene) -> str:
 @provokes("cannot use …/status.json")
 def a_state_that_was_removed(scene: Scene) -> str:
     service = scene.runner.start()
-    scene.runner.state.rename(scene.runner.state.with_name("moved"))
+
+    def is_gone() -> bool:
+        shutil.rmtree(scene.runner.state, ignore_errors=True)  # it may be writing there just now
+        return not scene.runner.state.exists()
+
+    wait_until(is_gone)
     scene.crash()
     return "\n".join(each["message"] for each in wait_until(lambda: service.events("state_failed")))
