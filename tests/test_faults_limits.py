@@ -95,6 +95,22 @@ def test_without_threads_a_root_that_is_back_is_watched_later(nobodys: Runner, c
     assert service.stop() == 0
 
 
+def test_a_reload_without_threads_changes_nothing(nobodys: Runner, crashed: CrashedPair) -> None:
+    configure(nobodys)
+    service = nobodys.start(argv=AS_NOBODY)
+    with no_threads(service):
+        configure(nobodys, recovery={"workers": 2})
+        service.signal(signal.SIGHUP)
+        message = service.wait_for("settings_rejected")["message"]
+        assert "the kernel gives us no threads for them: raise our limit of them" in message
+        database = crashed.put(nobodys.root / "s1" / "outbound.db")
+        give(database, NOBODY)
+        service.wait_for("recovered", database=database)
+    service.signal(signal.SIGHUP)
+    assert "recovery" in service.wait_for("reloaded")["message"]
+    assert service.stop() == 0
+
+
 def test_a_start_without_threads_ends_with_what_to_do(nobodys: Runner) -> None:
     configure(nobodys)
     service = nobodys.start(argv=AS_NOBODY, environ={"NO_THREADS": "1"}, wait=None)

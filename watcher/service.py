@@ -13,7 +13,6 @@ import time
 from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 
 from watcher import announcements
 from watcher.advice import in_words
@@ -34,7 +33,8 @@ from watcher.records.state_dir import StateDir, StateError
 from watcher.root_lock import RootLock, TreeTakenError
 from watcher.service_manager import ServiceManager, is_its_journal
 from watcher.settings import LogSettings, Settings, SettingsError, load_settings
-from watcher.threads import needing_threads
+from watcher.signals import Signals
+from watcher.threads import REMEDY, may_have_threads, needing_threads
 from watcher.tree import RootMissingError
 from watcher.vitals import Vitals
 from watcher.watchdog import Watchdog
@@ -48,6 +48,8 @@ _STOPS_WITHIN_S = 3.5
 _HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
 """A rollback that takes longer ends beside the new installation."""
+_THREADS_BESIDE_WORKERS = 12
+"""At most so many, with a listener, an engine and hooks."""
 _STATUS_PAUSE_S = 0.25
 _STATUS_AGAIN_S = 1.0
 _FIRST_SWEEP_PAUSE_S = 1.0
@@ -97,11 +99,12 @@ class Service:
             ValueError: the log cannot be set up.
             NoThreadError: the kernel refuses us threads.
         """
-        for number in (signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL):
-            signal.signal(number, self._signalled)
         with ExitStack() as closing:
+            signals = Signals((signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL), self._signalled)
+            closing.callback(signals.stop)
             self._open(self._settings, closing)
             with needing_threads(closing):
+                signals.start()
                 self._start(closing)
                 while self._turn():
                     pass
@@ -109,8 +112,7 @@ class Service:
         log.tell(Event.STOPPED, f"journal-watcher for {self._settings.instance} has stopped")
         return int(self._failed)
 
-    def _signalled(self, number: int, _frame: FrameType | None) -> None:
-        # SimpleQueue.put may be called from a signal's handler that has interrupted a get.
+    def _signalled(self, number: int) -> None:
         self._inbox.put(_BY_SIGNAL.get(signal.Signals(number), _Asked.STOP))
 
     # --- start and stop ---
@@ -333,6 +335,10 @@ class Service:
     def _replace(self, after: Settings) -> None:
         """Put a new installation in the place of the old one. Its first sweep meets what came in between."""
         before = self._settings
+        # What is stopped for a reload cannot be put back where threads are refused: so it is tried before.
+        if not may_have_threads(after.recovery.workers + _THREADS_BESIDE_WORKERS):
+            self._reject(f"the kernel gives us no threads for them: {REMEDY}, and reload again")
+            return
         try:
             root = self._root_for(after)
         except TreeTakenError as error:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-__all__ = ["NoThreadError", "needing_threads"]
+__all__ = ["REMEDY", "NoThreadError", "may_have_threads", "needing_threads"]
 
 _REFUSED = "can't start new thread"
 """What `threading` raises a RuntimeError with, and nothing else tells it from others (Python 3.11 to 3.14)."""
+
+
+REMEDY = "raise our limit of them (ulimit -u, in a unit TasksMax=)"
 
 
 class NoThreadError(Exception):
@@ -33,6 +37,25 @@ def needing_threads(closing: ExitStack) -> Iterator[None]:
             raise
         closing.pop_all()
         raise NoThreadError(
-            "the kernel gives us no more threads: raise our limit of them (ulimit -u, in a unit TasksMax=), and start"
-            " journal-watcher again"
+            f"the kernel gives us no more threads: {REMEDY}, and start journal-watcher again"
         ) from error
+
+
+def may_have_threads(count: int) -> bool:
+    """Whether the kernel gives us so many threads more, at this moment: they are begun, and ended again."""
+    end = threading.Event()
+    begun: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, name="rehearsal", daemon=True)
+            thread.start()
+            begun.append(thread)
+    except RuntimeError as error:
+        if str(error) != _REFUSED:
+            raise
+        return False
+    finally:
+        end.set()
+        for thread in begun:
+            thread.join()
+    return True
