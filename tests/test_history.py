@@ -290,11 +290,12 @@ from pathlib import Path
 from tests.test_history import history_at
 history = history_at(Path(sys.argv[1]))
 torn = reads = most = 0
-print("ready", flush=True)
 while most < 2000:
     most = len(history.query())
     torn += most % 50 != 0
     reads += 1
+    if reads == 1:
+        print("ready", flush=True)
 print("torn", torn, "many" if reads > 1 else "few", flush=True)
 """
 
