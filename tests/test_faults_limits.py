@@ -6,10 +6,11 @@ import os
 import re
 import resource
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,40 @@ def test_without_descriptors_what_cannot_be_done_is_told_once_and_done_later(
         assert_untouched_or_recovered(database, crashed)
     assert_heals(service, database, crashed)
     assert service.stop() == 0
+
+
+def test_a_process_that_was_one_too_many_to_be_watched_is_watched_later(runner: Runner, crashed: CrashedPair) -> None:
+    """A quarter of the descriptors is for them."""
+    configure(runner, owner={"locks": "off", "pid_file": ".writer.pid"})
+    service = runner.start()
+    pid = service.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (80, before[1]))
+    owners = [subprocess.Popen(["sleep", "1000"]) for _ in range(21)]
+    try:
+        for number, owner in enumerate(owners):
+            database = runner.root / f"s{number}" / "outbound.db"
+            database.parent.mkdir()
+            (database.parent / ".writer.pid").write_text(str(owner.pid))
+            crashed.put(database)
+        wait_until(lambda: pidfds(pid) == 20)
+        wait_until(lambda: runner.json("status")["journals"]["waiting"] == 21)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        wait_until(lambda: pidfds(pid) == 21)
+    finally:
+        for owner in owners:
+            owner.kill()
+            owner.wait()
+    wait_until(lambda: pidfds(pid) == 0)
+    assert service.stop() == 0
+
+
+def pidfds(pid: int) -> int:
+    count = 0
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            count += os.readlink(each) == "anon_inode:[pidfd]"
+    return count
 
 
 def troubles(service: Service) -> Counter[str]:

@@ -257,11 +257,10 @@ class Reconciler:
         """The owner is alive: its exit is a hint, and a slow second look stands behind that."""
         assert finding.judgement is not None
         pids = frozenset(each.pid for each in finding.judgement.evidence if each.pid is not None)
-        for pid in pids - known.watched:
-            self._exits.watch(pid, finding.place)
         for pid in known.watched - pids:
             self._exits.forget(pid, finding.place)
-        known.watched = pids
+        # One that cannot be watched now may be at the next look.
+        known.watched = frozenset(pid for pid in pids if pid in known.watched or self._exits.watch(pid, finding.place))
         for_s = time.monotonic() - known.since
         if for_s >= self._watch.hold_warning:
             self._reports.waiting(finding, for_s)

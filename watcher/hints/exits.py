@@ -70,31 +70,40 @@ class Exits:
             self._pids.clear()
             self._places.clear()
 
-    def watch(self, pid: int, place: Place) -> None:
-        """Hint at this place when the process exits: at once where it already has. A pid that cannot be watched (of
-        another namespace, or one too many) is left to the slow second look."""
+    def watch(self, pid: int, place: Place) -> bool:
+        """Hint at this place when the process exits: at once where it already has.
+
+        Returns:
+            False where it cannot be watched now: a pid of another namespace, one too many, or no descriptor to be had.
+            The slow second look stands for it, and may try again.
+        """
         with self._lock:
             if self._epoll is None:
-                return
+                return False
             if pid in self._descriptors:
                 self._places[pid].add(place)
-                return
+                return True
             if len(self._descriptors) >= _most_processes():
-                return
+                return False
             try:
                 descriptor = os.pidfd_open(pid)
             except ProcessLookupError:
                 gone = True
             except OSError:
-                return
+                return False
             else:
                 gone = False
+                try:
+                    self._epoll.register(descriptor, select.EPOLLIN)
+                except OSError:  # fs.epoll.max_user_watches, or memory
+                    os.close(descriptor)
+                    return False
                 self._descriptors[pid] = descriptor
                 self._pids[descriptor] = pid
                 self._places[pid] = {place}
-                self._epoll.register(descriptor, select.EPOLLIN)
         if gone:
             self._hint(place)
+        return True
 
     def forget(self, pid: int, place: Place) -> None:
         """The place waits for this process no more."""
