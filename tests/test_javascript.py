@@ -93,35 +93,40 @@ class Node:
                 process.kill()
 
 
-@pytest.fixture(scope="module", params=DRIVERS)
-def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    npm, own = shutil.which("npm"), shutil.which("node")
-    if npm is None or own is None:
-        pytest.skip("node and npm are not installed")
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Node with its headers: many a machine's is too old for node:sqlite."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
     directory = tmp_path_factory.mktemp("node")
-    (directory / "package.json").write_text('{"private": true}', encoding="utf-8")
-    quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--cache", str(directory / "cache")]
     try:
-        if request.param == "node:sqlite":  # newer than many a machine's own
-            _npm(directory, "install", *quiet, "node@22")
-            yield Node(request.param, directory / "node_modules" / ".bin" / "node", directory)
-        else:
-            headers = Path(own).resolve().parents[1]
-            if not (headers / "include" / "node" / "node.h").exists():
-                pytest.skip(f"the headers of {own} are not installed, which better-sqlite3 is built with")
-            _npm(directory, "install", *quiet, "--ignore-scripts", "better-sqlite3")
-            build = ["explore", "better-sqlite3", "--", "node-gyp", "rebuild", "--release"]
-            _npm(directory, *build, npm_config_nodedir=str(headers), JOBS="2", **_QUICKLY)
-            yield Node(request.param, Path(own), directory)
+        _npm(directory, "install", "node@22")
+        (header,) = directory.glob("node_modules/**/include/node/node.h")
+        yield header.parents[2]
     finally:
         shutil.rmtree(directory)  # 200 MB
 
 
+@pytest.fixture(scope="module", params=DRIVERS)
+def node(request: pytest.FixtureRequest, newer: Path, tmp_path_factory: pytest.TempPathFactory) -> Node:
+    directory = tmp_path_factory.mktemp("host")
+    if request.param == "better-sqlite3":
+        here = {"PATH": f"{newer}/bin:{os.environ['PATH']}"}
+        _npm(directory, "install", "--ignore-scripts", "better-sqlite3", **here)  # it would ask for a binary elsewhere
+        build = ["explore", "better-sqlite3", "--", "node-gyp", "rebuild", "--release"]
+        _npm(directory, *build, npm_config_nodedir=str(newer), JOBS="2", **_QUICKLY, **here)
+    return Node(request.param, newer / "bin" / "node", directory)
+
+
 def _npm(directory: Path, *arguments: str, **environ: str) -> None:
+    package = directory / "package.json"
+    if not package.exists():
+        package.write_text('{"private": true}', encoding="utf-8")
+    quiet = {"npm_config_audit": "false", "npm_config_fund": "false", "npm_config_update_notifier": "false"}
     done = subprocess.run(
         ["npm", *arguments],
         cwd=directory,
-        env={**os.environ, "HOME": str(directory), **environ},
+        env={**os.environ, "HOME": str(directory), **quiet, **environ},
         check=False,
         capture_output=True,
         text=True,
