@@ -203,7 +203,7 @@ def test_without_an_inotify_instance_the_tree_is_polled(root: Path) -> None:
     with child_with_limits(root, LAYOUT) as watcher:
         watcher.do("limit max_inotify_instances 0")
         watcher.do("start")
-        watcher.wait_for(ready=True, backend="polling", troubles=["watch_limit"])
+        watcher.wait_for(ready=True, backend="polling", troubles=["instance_limit"])
         (root / "g" / "s0" / "outbound.db-journal").write_bytes(b"journal")
         watcher.wait_for_hint("g/s0/outbound.db")
 
@@ -214,7 +214,7 @@ def test_without_a_descriptor_the_rest_is_missed_until_there_is_one(root: Path) 
         watcher.wait_for(ready=True, directories=1)
         watcher.do("descriptors 3")
         make_sessions(root, 2)
-        watcher.wait_for(missed=1, troubles=["watch_limit"])
+        watcher.wait_for(missed=1, troubles=["descriptors"])
         watcher.do("descriptors 100")
         watcher.wait_for(missed=0, directories=4)
 

@@ -19,6 +19,18 @@ from watcher.version import VERSION
 __all__ = ["of_trouble", "page_address", "read_only", "sentence", "started", "state", "swept", "waiting_for_root"]
 
 _MOST_JOURNALS = 100
+_SHORTAGES = {
+    Trouble.WATCH_LIMIT: (
+        "the kernel allows no more watches",
+        "Raise fs.inotify.max_user_watches (sysctl) to have them watched",
+    ),
+    Trouble.DESCRIPTORS: (
+        "we may open no more files",
+        "Raise our limit of them (ulimit -n, in a unit LimitNOFILE=) to have them watched",
+    ),
+    Trouble.MEMORY: ("the kernel has no memory for more watches", "Give the machine more memory to have them watched"),
+}
+"""Why, and what to do."""
 
 
 def started(settings: Settings, probes: list[str]) -> None:
@@ -120,11 +132,15 @@ def of_trouble(trouble: Trouble, watch: Watch) -> tuple[Event, str]:
                 Event.WATCH_LIMIT,
                 (f"{unwatched} not watched, for uid {os.geteuid()} may not enter; see journal-watcher check"),
             )
-        case _:
+        case Trouble.INSTANCE_LIMIT:
             return (
                 Event.WATCH_LIMIT,
                 (
-                    f"{unwatched} not watched, for the kernel allows no more watches; the sweep"
-                    " covers them. Raise fs.inotify.max_user_watches (sysctl) to have them watched"
+                    "the tree is polled, for the kernel gives this user no more instances of inotify. Raise"
+                    " fs.inotify.max_user_instances (sysctl) and restart journal-watcher to have it watched"
                 ),
             )
+        case _:
+            what = unwatched if watch.missed else "the tree is"
+            why, remedy = _SHORTAGES.get(trouble, _SHORTAGES[Trouble.WATCH_LIMIT])
+            return Event.WATCH_LIMIT, f"{what} not watched, for {why}; the sweep covers them. {remedy}"

@@ -80,10 +80,9 @@ class FilesystemHints:
         if self._native:
             try:
                 self._begin_native()
-            except OSError:
-                # No descriptor of inotify to be had (fs.inotify.max_user_instances): better late than deaf.
-                self._polling = True
-                self._sink.sweep(Trouble.WATCH_LIMIT)
+            except OSError as error:
+                self._polling = True  # better late than deaf
+                self._sink.sweep(_why_no_inotify(error))
         if self._polling:
             self._begin("polling", PollingEmitter)
 
@@ -191,6 +190,27 @@ class _Handler(FileSystemEventHandler):
                 if place is not None:
                     self._sink.hint(place)
                 return
+
+
+def _why_no_inotify(error: OSError) -> Trouble:
+    """inotify_init1(2) says EMFILE for both: too many instances of this user, and too many files of this process."""
+    match error.errno:
+        case errno.EMFILE:
+            return Trouble.INSTANCE_LIMIT if _may_open_a_file() else Trouble.DESCRIPTORS
+        case errno.ENFILE:
+            return Trouble.DESCRIPTORS
+        case errno.ENOMEM:
+            return Trouble.MEMORY
+        case _:
+            return Trouble.WATCH_LIMIT
+
+
+def _may_open_a_file() -> bool:
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def _join(thread: threading.Thread, deadline: float) -> None:

@@ -50,7 +50,7 @@ class Directories:
         self._due: list[tuple[int, int, Directory]] = []
         self._order = count()
         self._unlisted: dict[Directory, None] = {}
-        self._used_up = False
+        self._used_up: Trouble | None = None
         self._steps: Steps | None = None
         self._list(self._map.root, Listing.NEW)
 
@@ -125,7 +125,7 @@ class Directories:
         for _ in range(steps):
             if next(self._steps, self) is self:
                 self._steps = None
-                self._used_up = False
+                self._used_up = None
                 for trouble in self._missing.conclude(now):
                     self._sink.sweep(trouble)
                 return
@@ -158,7 +158,8 @@ class Directories:
         self._missing.forgive(self._map.drop(directory))
 
     def _miss(self, listed: Directory, trouble: Trouble) -> None:
-        self._used_up = self._used_up or trouble is Trouble.WATCH_LIMIT
+        if trouble.is_shortage:
+            self._used_up = trouble
         self._missing.add(listed, trouble)
 
     def _root_went(self) -> RootMissingError:
@@ -214,7 +215,7 @@ class Directories:
             trouble = Trouble.UNREADABLE
         except OSError as error:
             trouble = trouble_of(error)
-            if isinstance(error, RootMissingError) and trouble is not Trouble.WATCH_LIMIT:
+            if isinstance(error, RootMissingError) and not trouble.is_shortage:
                 raise
         directory.listing = Listing.ALL  # when it is tried again
         self._miss(directory, trouble)
@@ -264,8 +265,8 @@ class Directories:
 
     def _settle_child(self, parent: Directory, at: int, name: str, listing: Listing) -> Steps:
         known = (parent.children or {}).get(name)
-        if self._used_up and known is None:
-            self._miss(parent, Trouble.WATCH_LIMIT)
+        if self._used_up is not None and known is None:
+            self._miss(parent, self._used_up)
             return
         try:
             descriptor = os.open(name, _ENTER, dir_fd=at)

@@ -11,12 +11,17 @@ from watcher.hints.trouble import Trouble
 __all__ = ["Missing", "trouble_of"]
 
 _RETRY_FIRST_S, _RETRY_MAX_S = 2.0, 60.0
-_USED_UP = {errno.ENOSPC, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+_SHORTAGES = {
+    errno.ENOSPC: Trouble.WATCH_LIMIT,
+    errno.ENOMEM: Trouble.MEMORY,
+    errno.EMFILE: Trouble.DESCRIPTORS,
+    errno.ENFILE: Trouble.DESCRIPTORS,
+}
 
 
 def trouble_of(error: OSError) -> Trouble:
     """Whether watches, descriptors or memory have run out, or the directory is the reason."""
-    return Trouble.WATCH_LIMIT if error.errno in _USED_UP else Trouble.UNREADABLE
+    return _SHORTAGES.get(error.errno or 0, Trouble.UNREADABLE)
 
 
 class Missing:
@@ -31,7 +36,8 @@ class Missing:
         self.total = 0
         self.retry_at: float | None = None
         self._pause_s = _RETRY_FIRST_S
-        self._counts: dict[Trouble, dict[Directory, int]] = {Trouble.WATCH_LIMIT: {}, Trouble.UNREADABLE: {}}
+        kinds = (Trouble.WATCH_LIMIT, Trouble.DESCRIPTORS, Trouble.MEMORY, Trouble.UNREADABLE)
+        self._counts: dict[Trouble, dict[Directory, int]] = {kind: {} for kind in kinds}
         self._told: set[Trouble] = set()
 
     def add(self, listed: Directory, trouble: Trouble) -> None:

@@ -16,7 +16,10 @@ class Trouble(StrEnum):
 
     Attributes:
         OVERFLOW: the kernel's queue was full, and events were dropped.
-        WATCH_LIMIT: directories are not watched because watches, descriptors or memory have run out.
+        WATCH_LIMIT: directories are not watched because the user's watches have run out.
+        DESCRIPTORS: the same, because no more files may be open.
+        MEMORY: the same, because the kernel has no memory for them.
+        INSTANCE_LIMIT: the tree is polled because the user's instances of inotify have run out.
         UNREADABLE: directories are not watched because we may not enter them.
         ROOT_GONE: the root was deleted, moved or unmounted; no hint comes any more.
         FAILED: the source's thread has ended by an error that nobody foresaw; no hint comes any more.
@@ -24,9 +27,17 @@ class Trouble(StrEnum):
 
     OVERFLOW = "overflow"
     WATCH_LIMIT = "watch_limit"
+    DESCRIPTORS = "descriptors"
+    MEMORY = "memory"
+    INSTANCE_LIMIT = "instance_limit"
     UNREADABLE = "unreadable"
     ROOT_GONE = "root_gone"
     FAILED = "failed"
+
+    @property
+    def is_shortage(self) -> bool:
+        """Whether the next directory would be missed for the same reason."""
+        return self in {Trouble.WATCH_LIMIT, Trouble.DESCRIPTORS, Trouble.MEMORY}
 
     @property
     def ends_the_source(self) -> bool:
