@@ -183,6 +183,39 @@ def test_no_more_are_kept_than_asked_for(tmp_path: Path) -> None:
     assert pages_in(small)[:100] == list(range(499, 399, -1))
 
 
+@pytest.mark.parametrize("layout", [True, False])
+def test_a_session_that_fills_the_history_pushes_out_its_own_entries_and_nobody_elses(
+    tmp_path: Path, layout: bool
+) -> None:
+    """Without a layout it wins nothing by directories of its own either."""
+    small = History(tmp_path / "history.db", keep=100, max_age_s=1e9, root=Path("/srv"))
+
+    def of(session: str, number: int, deeper: str = "") -> tuple[Record, str]:
+        fields = {"session": session} if layout else {}
+        return record(number, database=f"/srv/{session}/{deeper}outbound.db", session=fields), str(number)
+
+    small.append(of(f"quiet{number % 4}", number) for number in range(40))
+    for first in range(100, 2100, 20):
+        small.append(of("busy", number, f"{number}/" if not layout else "") for number in range(first, first + 20))
+    kept = [str(entry["database"]) for entry in small.query()]
+    assert sum("quiet" in each for each in kept) == 40
+    assert 60 <= sum("busy" in each for each in kept) <= 70 + 20
+
+
+def test_a_session_alone_has_the_whole_history(tmp_path: Path) -> None:
+    small = History(tmp_path / "history.db", keep=100, max_age_s=1e9, root=Path("/srv"))
+    small.append(numbered(0, 500))
+    assert pages_in(small) == list(range(499, 399, -1))
+
+
+def test_many_sessions_are_kept_by_age_alone(tmp_path: Path) -> None:
+    small = History(tmp_path / "history.db", keep=100, max_age_s=1e9, root=Path("/srv"))
+    small.append(
+        (record(number, database=f"/srv/{number % 50}/x.db", pages=number), str(number)) for number in range(500)
+    )
+    assert pages_in(small) == list(range(499, 399, -1))
+
+
 def test_the_old_are_dropped(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     old, young = record(time=now - timedelta(hours=2), pages=1), record(time=now - timedelta(minutes=50), pages=2)

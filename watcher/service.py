@@ -144,7 +144,7 @@ class Service:
     def _new_history(self, settings: Settings) -> Recorder:
         kept = settings.history
         return Recorder(
-            History(self._state.path / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age),
+            History(self._state.path / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age, root=settings.tree.root),
             on_failed=self._history_failed,
             on_back=self._history_back,
         )
@@ -365,7 +365,7 @@ class Service:
                 self._release_root()
             self._root, self._vitals.root_missing = root, False
         self._settings = after
-        if after.history != before.history:
+        if (after.history, after.tree.root) != (before.history, before.tree.root):
             self._stop_history()
             self._history = self._new_history(after)
             self._history.start()

@@ -101,7 +101,12 @@ def keep(settings: Settings, recovered: list[Recovered]) -> None:
     records = [(each.record, each.change) for each in kept]
     try:
         with StateDir.open(settings.state_dir) as state:
-            history = History(state.path / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
+            history = History(
+                state.path / HISTORY_NAME,
+                keep=settings.history.keep,
+                max_age_s=settings.history.max_age,
+                root=settings.tree.root,
+            )
             history.append(records)
     except (StateError, HistoryError) as error:
         say(f"not in the history: {error}")

@@ -66,13 +66,21 @@ _SELECT = """
 SELECT time_ms, database, session, outcome, pages, journal_size, duration_ms, snapshot, owner, error
 FROM history WHERE time_ms >= ? AND (? IS NULL OR outcome = ?) ORDER BY time_ms DESC, id DESC
 """
-_PRUNE_BY_NUMBER = (
-    "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY time_ms DESC, id DESC LIMIT -1 OFFSET ?)"
+_PRUNE_BY_NUMBER = """
+DELETE FROM history WHERE id IN (
+    SELECT id FROM (
+        SELECT id, time_ms, row_number() OVER newest_of_session AS nth FROM history
+        WINDOW newest_of_session AS (PARTITION BY whose(session, database) ORDER BY time_ms DESC, id DESC)
+    ) ORDER BY nth > ?, time_ms DESC, id DESC LIMIT -1 OFFSET ?
 )
+"""
 _PRUNE_BY_AGE = "DELETE FROM history WHERE time_ms < ?"
 
+_NO_FIELDS = json.dumps({})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PRUNE_EVERY_S = 3600.0
+_SHARE = 10
+"""A tenth of the history is nobody's to take: what a session has beyond it goes first."""
 
 
 class _OlderError(Exception):
@@ -84,12 +92,16 @@ class History:
 
     Args:
         path: of the database, in the state directory; made (0600) by the first :meth:`append`.
-        keep: entries kept, the newest; pruned now and then, so there may be up to a tenth more for a while.
+        keep: entries kept, the newest; pruned now and then, so there may be up to a tenth more for a while. Where there
+            are more, those of a session that has more than a tenth of them go first, so that none pushes out the
+            others'.
         max_age_s: entries older than this are dropped, seconds.
+        root: of the tree; without a layout, a directory right below it counts as a session.
     """
 
-    def __init__(self, path: Path, *, keep: int, max_age_s: float) -> None:
+    def __init__(self, path: Path, *, keep: int, max_age_s: float, root: Path | None = None) -> None:
         self.path = path
+        self._above = "" if root is None else printable(root).rstrip("/") + "/"
         self._keep = keep
         self._max_age_ms = round(max_age_s * 1000)
         self._appended_since_prune = 0
@@ -223,9 +235,17 @@ class History:
         now = time.monotonic()
         self._appended_since_prune += added
         if self._appended_since_prune > self._keep // 10 or now >= self._prune_due:
-            opened.execute(_PRUNE_BY_NUMBER, (self._keep,))
+            opened.create_scalar_function("whose", self._whose, 2, deterministic=True)
+            opened.execute(_PRUNE_BY_NUMBER, (max(1, self._keep // _SHARE), self._keep))
             opened.execute(_PRUNE_BY_AGE, (_milliseconds(datetime.now(UTC)) - self._max_age_ms,))
             self._appended_since_prune, self._prune_due = 0, now + _PRUNE_EVERY_S
+
+    def _whose(self, *of: apsw.SQLiteValue) -> str:
+        """Who has made the entry of this session and database, for the shares."""
+        session, database = of
+        assert isinstance(session, str)
+        assert isinstance(database, str)
+        return session if session != _NO_FIELDS else database.removeprefix(self._above).partition("/")[0]
 
 
 def _row(record: Record, change: str) -> tuple[str | int | float | None, ...]:
