@@ -17,7 +17,7 @@ from watchdog.observers.api import EventQueue, ObservedWatch
 
 from watcher.hints.emitter import HintEmitter
 from watcher.hints.inotify_directories import Directories
-from watcher.hints.inotify_events import GULP_BYTES, Closed, DirectoryEvent, In, Inotify, sift
+from watcher.hints.inotify_events import GULP_BYTES, LARGEST_EVENT_BYTES, Closed, DirectoryEvent, In, Inotify, sift
 from watcher.hints.trouble import Sink, Trouble
 from watcher.tree import Tree
 
@@ -34,6 +34,10 @@ _BUSY_BYTES, _QUIET_BYTES = 2048, 200
 """A read that brings so much is load, too; one that brings so little, after events were let gather, ends it."""
 _CONTENDED_S, _CONTENDED_PAUSE_S = 0.001, 2.0
 """To yield the processor and get it back only after so long: others want it, and for a while we keep it."""
+_TIMED = 8
+"""Of so many times that we yield one is timed: to look at the clock costs as much as the yielding."""
+_MOST_SPENT = 1024
+"""Gulps that are remembered to have left nothing. A writer says the same at each commit, byte for byte."""
 _STEPS = 64
 """Directories that are settled between two reads: under a millisecond."""
 _OVERFLOW_PAUSE_S = 1.0
@@ -58,6 +62,7 @@ class InotifyEmitter(HintEmitter):
         self._turn = 0
         self._gathers = False
         self._is_full = False
+        self._spent: set[bytes] = set()
         self._yields_from = 0.0
         self._overflowed = False
         self._verify_at = 0.0
@@ -81,7 +86,7 @@ class InotifyEmitter(HintEmitter):
             gulp = self._inotify.read()
             about_directories = sift(gulp, self._closed, self._turn)
             self._gathers = self._is_full or len(gulp) >= (_QUIET_BYTES if self._gathers else _BUSY_BYTES)
-            self._is_full = len(gulp) > GULP_BYTES // 2
+            self._is_full = len(gulp) > GULP_BYTES - LARGEST_EVENT_BYTES
         else:
             about_directories = self._rest()
         if not self.should_keep_running():
@@ -97,31 +102,51 @@ class InotifyEmitter(HintEmitter):
 
     def _rest(self) -> list[DirectoryEvent]:
         """Read while there is nothing to do but that: no event about a directory, no close without its delete.
+        What is read here meets no close from before, so alike gulps come to the same.
 
         This is all that a commit costs when it is quiet, and each line of it shows: between two commits the processor
         has forgotten our code and data, and a wake-up costs it more than the work.
         """
-        poll, read = self._poll.poll, os.read
-        descriptor, closed, turn = self._inotify.fileno(), self._closed, self._turn
+        poll, give_way, read = self._poll.poll, os.sched_yield, os.read
+        descriptor, closed, turn, spent = self._inotify.fileno(), self._closed, self._turn, self._spent
         wakes, since = 0, time.monotonic()
-        timeout_ms = self._milliseconds_to_a_timer(since)
+        timeout_ms, yields = self._milliseconds_to_a_timer(since), since >= self._yields_from
         while True:
             poll(timeout_ms)
-            woken = now = time.monotonic()
-            if woken >= self._yields_from:
-                os.sched_yield()  # our waking up may have interrupted the writer between its close and its delete
-                now = time.monotonic()
-                if now - woken > _CONTENDED_S:
-                    self._yields_from = now + _CONTENDED_PAUSE_S
+            if yields:  # our waking up may have interrupted the writer between its close and its delete
+                if wakes % _TIMED:
+                    give_way()
+                else:
+                    yields = self._give_way()
             try:
                 gulp = read(descriptor, GULP_BYTES)
             except BlockingIOError:  # it was `stop`, or the timer
                 return []
-            about_directories = sift(gulp, closed, turn)
+            if gulp not in spent:
+                about_directories = sift(gulp, closed, turn)
+                self._gathers = len(gulp) >= _BUSY_BYTES
+                if closed or about_directories or self._gathers:
+                    return about_directories
+                if len(spent) >= _MOST_SPENT:
+                    spent.clear()
+                spent.add(gulp)
             wakes += 1
-            self._gathers = len(gulp) >= _BUSY_BYTES or (wakes == _BUSY_WAKES and now - since < _BUSY_WITHIN_S)
-            if closed or about_directories or self._gathers or wakes == _BUSY_WAKES:
-                return about_directories
+            if wakes == _BUSY_WAKES:
+                now = time.monotonic()
+                if now - since < _BUSY_WITHIN_S:
+                    self._gathers = True
+                    return []
+                wakes, since, yields = 0, now, now >= self._yields_from
+
+    def _give_way(self) -> bool:
+        """Yield the processor, and say whether to do so again."""
+        before = time.monotonic()
+        os.sched_yield()
+        now = time.monotonic()
+        if now - before > _CONTENDED_S:
+            self._yields_from = now + _CONTENDED_PAUSE_S
+            return False
+        return True
 
     def _milliseconds_to_a_timer(self, now: float) -> float | None:
         """None, for ever, unless something is missing or an overflow was answered a moment ago."""

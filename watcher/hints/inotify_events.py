@@ -13,10 +13,13 @@ from enum import IntFlag
 from struct import Struct, iter_unpack
 from typing import NamedTuple
 
-__all__ = ["GULP_BYTES", "RIPE", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
+__all__ = ["GULP_BYTES", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
 
-GULP_BYTES = 32 * 1024
-"""One read: some hundreds of events. A larger buffer costs more to get than it saves in reads."""
+GULP_BYTES = 64 * 1024
+"""One read: up to a thousand events. A buffer from 128 KiB on is one that malloc(3) maps and unmaps each time."""
+
+LARGEST_EVENT_BYTES = 16 + 256
+"""With a name of NAME_MAX. A gulp that had no room for one more may have left events behind."""
 
 
 class In(IntFlag):
@@ -47,18 +50,13 @@ class DirectoryEvent(NamedTuple):
 
 Closed = dict[tuple[int, bytes], int]
 """Journals that were closed or moved into place and not deleted since: the watch and the name, padded with NULs as the
-kernel hands it over, with the number of the gulp that told it first, or `RIPE`."""
-
-RIPE = -1
-"""In the place of that number: its delete is not waited for, since its database was closed, too."""
+kernel hands it over, with the number of the gulp that told it first."""
 
 _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
 _LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
-_SUFFIX = b"-journal"
-_ENDS_AS_JOURNAL = _SUFFIX + b"\0"
-_PADDED_TO = _HEADER_BYTES
-"""The kernel pads a name to a multiple of the event's own size (`round_event_name_len` in inotify_user.c)."""
+_EVENTS_IN_A_BLOCK = 4
+_ENDS_AS_JOURNAL = b"-journal\0"
 
 # Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
 _CLOSED_OR_MOVED_IN = int(In.CLOSE_WRITE | In.MOVED_TO)
@@ -89,23 +87,10 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
         elif mask & _CLOSED_OR_MOVED_IN:
             # A name holds no NUL and is padded with at least one (`copy_event_to_user`), always with as many.
             if _ENDS_AS_JOURNAL in event:
-                key = (wd, event[_HEADER_BYTES:])
-                if closed.get(key, RIPE) == RIPE:
-                    closed[key] = turn
-            elif closed:
-                _ripen(closed, wd, event[_HEADER_BYTES:])
+                closed.setdefault((wd, event[_HEADER_BYTES:]), turn)
         elif closed and mask & _GONE:
             closed.pop((wd, event[_HEADER_BYTES:]), None)
     return about_directories
-
-
-def _ripen(closed: Closed, wd: int, database: bytes) -> None:
-    """A database was closed behind its journal, which was not deleted in between: no live writer does that in DELETE
-    mode, and each one that dies does (the kernel lets go of its files in the opposite order of their opening)."""
-    name = database.rstrip(b"\0") + _SUFFIX
-    key = (wd, name.ljust((len(name) // _PADDED_TO + 1) * _PADDED_TO, b"\0"))
-    if key in closed:
-        closed[key] = RIPE
 
 
 def _last_of_each(gulp: bytes) -> dict[bytes, int]:
@@ -115,7 +100,7 @@ def _last_of_each(gulp: bytes) -> dict[bytes, int]:
     low, high = gulp[_LENGTH_LOW::size], gulp[_LENGTH_HIGH::size]
     if not rest and low == low[:1] * number and high == high[:1] * number:
         # All are as long as the first (so, one after the other, these bytes were their lengths): the work is done in C.
-        return dict(zip((event for (event,) in iter_unpack(f"{size}s", gulp)), range(number), strict=True))
+        return _last_of_equal_size(gulp, size)
     last: dict[bytes, int] = {}
     offset, end = 0, len(gulp)
     while offset < end:
@@ -123,6 +108,17 @@ def _last_of_each(gulp: bytes) -> dict[bytes, int]:
         offset += _size_at(gulp, start)
         last[gulp[start:offset]] = start
     return last
+
+
+def _last_of_equal_size(gulp: bytes, size: int) -> dict[bytes, int]:
+    """The same by two steps, where the events are of one size: few blocks of some events differ, and few events in
+    those. An event stood last in a block that stood last itself, so the blocks may be taken in that order."""
+    block = size * _EVENTS_IN_A_BLOCK
+    number = len(gulp) // block
+    whole = memoryview(gulp)[: number * block]
+    blocks = dict(zip(iter_unpack(f"{block}s", whole), range(number), strict=True))
+    events = b"".join([*(each for (each,) in sorted(blocks, key=blocks.__getitem__)), gulp[number * block :]])
+    return {event: place for place, (event,) in enumerate(iter_unpack(f"{size}s", events))}
 
 
 def _size_at(gulp: bytes, start: int) -> int:
