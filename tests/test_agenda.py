@@ -9,7 +9,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.agenda import MOST_PER_DIRECTORY, Agenda
+from watcher.agenda import MOST_PER_DIRECTORY, MOST_PER_SESSION, Agenda
 from watcher.tree import Place
 
 A, B, C = (Place(directory, "outbound.db") for directory in "abc")
@@ -92,6 +92,38 @@ def test_a_directory_that_had_its_share_goes_on_when_something_is_given_back() -
     agenda.done(first)
     worker.join(10)
     assert taken == [second]
+
+
+def test_a_session_wins_no_turn_by_directories_of_its_own() -> None:
+    agenda = Agenda(4, lambda place: place.parts[0])
+    for number in range(1000):
+        agenda.add(Place(f"flood/{number}", "outbound.db"))
+    agenda.add(A)
+    agenda.add(B)
+    assert {A, B} <= set(drained(agenda)[:4])
+
+
+def test_a_session_never_has_all_workers_whatever_directories_it_makes() -> None:
+    agenda = Agenda(4, lambda place: place.parts[0])
+    for number in range(10):
+        agenda.add(Place(f"slow/{number}", "outbound.db"))
+    taken = [agenda.take() for _ in range(3)]
+    assert len({each.directory for each in taken if each}) == 3
+    agenda.add(A)
+    assert agenda.take() == A
+    for each in (*taken, A):
+        assert each is not None
+        agenda.done(each)
+    assert len(drained(agenda)) == 7
+
+
+def test_a_flood_of_directories_is_bounded() -> None:
+    agenda = Agenda(2, lambda place: place.parts[0])
+    for number in range(MOST_PER_SESSION + 500):
+        agenda.add(Place(f"flood/{number}", "outbound.db"))
+    assert agenda.backlog() == MOST_PER_SESSION
+    agenda.add(A)
+    assert agenda.backlog() == MOST_PER_SESSION + 1
 
 
 def test_a_flood_in_one_directory_is_bounded() -> None:

@@ -114,6 +114,27 @@ def test_a_flood_of_junk_journals(runner: Runner, crashed: CrashedPair, junk: Ca
     assert service.stop() == 0
 
 
+def test_a_flood_of_directories(runner: Runner, crashed: CrashedPair) -> None:
+    """Without a layout anything below a session's directory may be a session, and is still that one's."""
+    runner.configure(watch={"sweep_interval": "2s"}, log={"level": "INFO"})
+    service = runner.start(wait="started")
+    neighbour = Neighbour(runner, service, crashed)
+    for number in range(FILES):
+        directory = runner.root / "hostile" / str(number)
+        directory.mkdir(parents=True)
+        at = os.open(directory, os.O_RDONLY)
+        an_orphan("outbound.db-journal", at)
+        os.close(at)
+        if number % (FILES // 20) == 0:
+            neighbour.crashes()
+    for _ in range(5):
+        neighbour.crashes()
+    neighbour.expect_to_have_felt_nothing()
+    neighbour.expect_the_service_to_be_quiet()
+    assert len(service.events("refused")) <= 25
+    assert service.stop() == 0
+
+
 def test_junk_that_was_there_before_the_start(runner: Runner, crashed: CrashedPair) -> None:
     hostile = runner.root / "a-hostile"
     hostile.mkdir()

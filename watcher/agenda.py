@@ -1,7 +1,8 @@
 """What to look at now and what to look at later: a set with fair turns, and a heap.
 
 A place is in it once, however often it is hinted; it is in one worker's hands at a time, and a hint that comes
-meanwhile makes it due again. Every directory gets its turn: a session that floods its own directory delays only itself.
+meanwhile makes it due again. Every session gets its turn, and in it every directory: a session that floods its own
+directory, or makes as many as it can below it, delays only itself.
 """
 
 from __future__ import annotations
@@ -14,61 +15,112 @@ from collections.abc import Callable
 
 from watcher.tree import Place
 
-__all__ = ["MOST_PER_DIRECTORY", "Agenda"]
+__all__ = ["MOST_PER_DIRECTORY", "MOST_PER_SESSION", "Agenda"]
 
 MOST_PER_DIRECTORY = 1000
 """More places of one directory are not kept: the next sweep finds what is left of them."""
+MOST_PER_SESSION = 20_000
+"""Nor more places of one session, in whatever directories of its."""
 
 
-class _Turns:
-    """Places by directory; directories take turns."""
+class _Session:
+    """Its places by directory; directories take turns."""
 
     def __init__(self) -> None:
         self._directories: OrderedDict[str, OrderedDict[Place, None]] = OrderedDict()
+        self.count = 0
 
     def add(self, place: Place) -> bool:
         places = self._directories.setdefault(place.directory, OrderedDict())
-        if place not in places and len(places) >= MOST_PER_DIRECTORY:
+        if place in places:
+            return True
+        if len(places) >= MOST_PER_DIRECTORY:
+            return False
+        if self.count >= MOST_PER_SESSION:
+            if not places:
+                del self._directories[place.directory]
             return False
         places[place] = None
+        self.count += 1
         return True
 
     def discard(self, place: Place) -> None:
         places = self._directories.get(place.directory)
-        if places is not None:
-            places.pop(place, None)
+        if places is not None and place in places:
+            del places[place]
+            self.count -= 1
             if not places:
                 del self._directories[place.directory]
 
+    def take(self) -> Place:
+        directory, places = next(iter(self._directories.items()))
+        place, _ = places.popitem(last=False)
+        self.count -= 1
+        if places:
+            self._directories.move_to_end(directory)
+        else:
+            del self._directories[directory]
+        return place
+
+
+class _Turns:
+    """Places by session; sessions take turns.
+
+    Args:
+        session_of: whose turn is the place's.
+    """
+
+    def __init__(self, session_of: Callable[[Place], str]) -> None:
+        self._session_of = session_of
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+
+    def add(self, place: Place) -> bool:
+        whose = self._session_of(place)
+        session = self._sessions.get(whose)
+        if session is None:
+            session = self._sessions[whose] = _Session()
+        return session.add(place)
+
+    def discard(self, place: Place) -> None:
+        whose = self._session_of(place)
+        session = self._sessions.get(whose)
+        if session is not None:
+            session.discard(place)
+            if not session.count:
+                del self._sessions[whose]
+
     def take(self, in_hand: dict[str, int], most_in_hand: int) -> Place | None:
-        """The first place of the first directory that has not its full share of the workers already."""
-        for directory, places in self._directories.items():
-            if in_hand.get(directory, 0) < most_in_hand:
-                place, _ = places.popitem(last=False)
-                self._directories.move_to_end(directory)
-                if not places:
-                    del self._directories[directory]
+        """The first place of the first session that has not its full share of the workers already."""
+        for whose, session in self._sessions.items():
+            if in_hand.get(whose, 0) < most_in_hand:
+                place = session.take()
+                if session.count:
+                    self._sessions.move_to_end(whose)
+                else:
+                    del self._sessions[whose]
                 return place
         return None
 
     def __bool__(self) -> bool:
-        return bool(self._directories)
+        return bool(self._sessions)
 
     def __len__(self) -> int:
-        return sum(map(len, self._directories.values()))
+        return sum(session.count for session in self._sessions.values())
 
 
 class Agenda:
     """Shared by the threads that hint and the workers that look; everything below is guarded by `_turn`.
 
     Args:
-        workers: how many take from it: one directory never has all of them, unless there is but one.
+        workers: how many take from it: one session never has all of them, unless there is but one.
+        session_of: the session of a place, which takes turns with the others; the default: its directory.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, session_of: Callable[[Place], str] = lambda place: place.directory) -> None:
         self._turn = threading.Condition()
-        self._urgent = _Turns()
-        self._background = _Turns()
+        self._session_of = session_of
+        self._urgent = _Turns(session_of)
+        self._background = _Turns(session_of)
         self._later: list[tuple[float, Place]] = []  # a heap; entries that `_due` does not confirm are void
         self._due: dict[Place, float] = {}
         self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
@@ -118,14 +170,15 @@ class Agenda:
         """The caller is through with it."""
         with self._turn:
             hinted = self._held.pop(place)
-            left = self._held_in[place.directory] - 1
+            whose = self._session_of(place)
+            left = self._held_in[whose] - 1
             if left:
-                self._held_in[place.directory] = left
+                self._held_in[whose] = left
             else:
-                del self._held_in[place.directory]
+                del self._held_in[whose]
             if hinted is not None:
                 self._enqueue(place, urgent=hinted)
-            elif self._urgent or self._background:  # its directory may have waited for this
+            elif self._urgent or self._background:  # its session may have waited for this
                 self._turn.notify()
 
     def forget(self, place: Place) -> None:
@@ -160,7 +213,8 @@ class Agenda:
             if place is not None:
                 self._background.discard(place)
                 self._held[place] = None
-                self._held_in[place.directory] = self._held_in.get(place.directory, 0) + 1
+                whose = self._session_of(place)
+                self._held_in[whose] = self._held_in.get(whose, 0) + 1
                 return place
         return None
 

@@ -33,7 +33,7 @@ _BUSY_MOST_S = 1.0
 _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
 _MOST_REMEMBERED = 50_000
-_MOST_REFUSED_PER_DIRECTORY = 200
+_MOST_REFUSED_PER_SESSION = 200
 """Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
 
 
@@ -93,12 +93,12 @@ class Reconciler:
         self._done = done
         self._changed = changed
         self._cold = cold
-        self._agenda = Agenda(recovery_settings.workers)
+        self._agenda = Agenda(recovery_settings.workers, looker.tree.session_of)
         self._hands = Hands(patience_s)
         self._exits = Exits(self.hint)
         self._lock = threading.Lock()
         self._known: dict[Place, _Known] = {}  # guarded by _lock, like the next one
-        self._refused_in: Counter[str] = Counter()  # how many of them are refused, by directory
+        self._refused_in: Counter[str] = Counter()  # how many of them are refused, by session
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(recovery_settings.workers)
@@ -374,14 +374,15 @@ class Reconciler:
     def _has_room_for(self, finding: Finding) -> bool:
         if len(self._known) >= _MOST_REMEMBERED:
             return False
-        refused = self._refused_in[finding.place.directory]
-        return finding.decision is not Decision.REFUSE or refused < _MOST_REFUSED_PER_DIRECTORY
+        refused = self._refused_in[self._looker.tree.session_of(finding.place)]
+        return finding.decision is not Decision.REFUSE or refused < _MOST_REFUSED_PER_SESSION
 
     def _count_refused(self, finding: Finding, change: int) -> None:
         if finding.decision is Decision.REFUSE:
-            self._refused_in[finding.place.directory] += change
-            if not self._refused_in[finding.place.directory]:
-                del self._refused_in[finding.place.directory]
+            session = self._looker.tree.session_of(finding.place)
+            self._refused_in[session] += change
+            if not self._refused_in[session]:
+                del self._refused_in[session]
 
 
 def _same(before: Finding, now: Finding) -> bool:

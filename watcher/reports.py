@@ -116,7 +116,9 @@ class Reports:
 
     def refused(self, finding: Finding) -> None:
         """A journal that is not ours to touch; told once per change of it."""
-        told = self._count_refused(finding.place.directory)
+        # Without a layout, a directory below that of a session is its writer's, too.
+        directory = finding.place.directory if finding.session else finding.place.directory.partition("/")[0]
+        told = self._count_refused(directory)
         self.count(Outcome.REFUSED)
         if told > _MOST_REFUSED_PER_DIRECTORY:
             return

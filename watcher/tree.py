@@ -132,6 +132,11 @@ class Tree:
         """The fields of the layout with their values for this place; empty without a layout."""
         return {} if self.layout is None else self.layout.match(place.parts) or {}
 
+    def session_of(self, place: Place) -> str:
+        """The directory whose writer this place is: the session's; without a layout the one right below the root, since
+        whoever writes there makes any number of others below."""
+        return place.directory if self.layout is not None else place.directory.partition("/")[0]
+
     def path(self, place: Place) -> str:
         """The database's absolute path, for messages and patterns; nothing is opened by it."""
         return os.path.join(self._root, place.relative)
