@@ -175,6 +175,7 @@ class Stage:
             address: where it serves its page.
         """
         settings = {
+            "instance": "demo",
             "state_dir": str(self.home / "state"),
             "tree": {
                 "root": str(self.home / "tree"),
@@ -182,6 +183,7 @@ class Stage:
                 "databases": ["outbound.db"],
             },
             "owner": {"pid_file": PID_FILE},
+            "watch": {"sweep_interval": "5s"},
             "metrics": {"listen": address},
             "log": {"level": "DEBUG", "json": True},
         }
