@@ -13,7 +13,7 @@ from enum import IntFlag
 from struct import Struct, iter_unpack
 from typing import NamedTuple
 
-__all__ = ["GULP_BYTES", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
+__all__ = ["GULP_BYTES", "RIPE", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
 
 GULP_BYTES = 64 * 1024
 """One read: up to a thousand events. A buffer from 128 KiB on is one that malloc(3) maps and unmaps each time."""
@@ -50,13 +50,19 @@ class DirectoryEvent(NamedTuple):
 
 Closed = dict[tuple[int, bytes], int]
 """Journals that were closed or moved into place and not deleted since: the watch and the name, padded with NULs as the
-kernel hands it over, with the number of the gulp that told it first."""
+kernel hands it over, with the number of the gulp that told it first, or `RIPE`."""
+
+RIPE = -1
+"""In the place of that number: its delete is not waited for, since its database was closed, too."""
 
 _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
 _LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
 _EVENTS_IN_A_BLOCK = 4
-_ENDS_AS_JOURNAL = b"-journal\0"
+_SUFFIX = b"-journal"
+_ENDS_AS_JOURNAL = _SUFFIX + b"\0"
+_PADDED_TO = _HEADER_BYTES
+"""The kernel pads a name to a multiple of the event's own size (`round_event_name_len` in inotify_user.c)."""
 
 # Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
 _CLOSED_OR_MOVED_IN = int(In.CLOSE_WRITE | In.MOVED_TO)
@@ -87,10 +93,23 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
         elif mask & _CLOSED_OR_MOVED_IN:
             # A name holds no NUL and is padded with at least one (`copy_event_to_user`), always with as many.
             if _ENDS_AS_JOURNAL in event:
-                closed.setdefault((wd, event[_HEADER_BYTES:]), turn)
+                key = (wd, event[_HEADER_BYTES:])
+                if closed.get(key, RIPE) == RIPE:
+                    closed[key] = turn
+            elif closed:
+                _ripen(closed, wd, event[_HEADER_BYTES:])
         elif closed and mask & _GONE:
             closed.pop((wd, event[_HEADER_BYTES:]), None)
     return about_directories
+
+
+def _ripen(closed: Closed, wd: int, database: bytes) -> None:
+    """A database was closed behind its journal, which was not deleted in between: no live writer does that in DELETE
+    mode, and each one that dies does (the kernel lets go of its files in the opposite order of their opening)."""
+    name = database.rstrip(b"\0") + _SUFFIX
+    key = (wd, name.ljust((len(name) // _PADDED_TO + 1) * _PADDED_TO, b"\0"))
+    if key in closed:
+        closed[key] = RIPE
 
 
 def _last_of_each(gulp: bytes) -> dict[bytes, int]:
