@@ -55,9 +55,10 @@ def _engine_of(item: pytest.Item) -> str | None:
     if item.path.stem == "test_systemd":
         return "systemd"
     assert isinstance(item, pytest.Function)
-    kind = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
-    if isinstance(kind, str):
-        return kind
+    if "container" in item.path.stem and hasattr(item, "callspec"):
+        for name in ("engine", "kind"):
+            if isinstance(kind := item.callspec.params.get(name), str):
+                return kind
     return next((kind for kind in ("docker", "podman") if f"{kind}_engine" in item.fixturenames), None)
 
 

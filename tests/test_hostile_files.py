@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from tests.hostile import Host, only_rolled_back, unchanged
-from tests.pairs import MAGIC, super_trailer
+from tests.pairs import MAGIC, Shape, super_trailer
 from tests.writers import CrashedPair, journal_of
 from watcher.advice import by_hand
 from watcher.decision import Decision
@@ -157,6 +157,21 @@ def test_a_diary_beside_a_real_database_is_deleted_only_with_a_copy(host: Host) 
     assert recovered.outcome is Outcome.RECOVERED
     assert recovered.snapshot is not None
     assert (Path(recovered.snapshot) / "database-journal").read_bytes().startswith(b"Dear diary")
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_wal_beside_it_is_not_looked_at(host: Host, new: bool) -> None:
+    """SQLite would read it into the database, and delete it where the rollback leaves no page of that."""
+    database = host.root / "outbound.db"
+    if new:
+        inserts = ("INSERT INTO u VALUES (randomblob(1024))",) * 50
+        Shape(rows=0, during=("CREATE TABLE u (body)", *inserts)).crash(database)
+    else:
+        host.crash()
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database}{suffix}").write_bytes(b"what somebody has written")
+    with only_rolled_back(host.root, database):
+        assert host.outcome_of(database) is Outcome.RECOVERED
 
 
 def test_an_orphan(host: Host) -> None:
