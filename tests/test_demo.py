@@ -28,6 +28,9 @@ from watcher.demo_cast import NotShownError
 from watcher.demo_stage import setting
 from watcher.owner.locks import writer_of
 
+together = pytest.mark.xdist_group("demo")
+"""By one worker, which plays them once."""
+
 DEMO = [sys.executable, "-P", "-m", "watcher", "demo"]
 
 
@@ -115,6 +118,7 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Played:
     return played
 
 
+@together
 def test_the_demo_tells_its_story(demos: Played) -> None:
     assert (demos.status, demos.errors) == (0, ""), demos.told
     told = " ".join(demos.told.split())
@@ -138,6 +142,7 @@ def test_the_demo_tells_its_story(demos: Played) -> None:
         assert re.search(part, told), part
 
 
+@together
 def test_it_ends_with_two_lines_of_numbers_and_of_what_to_do_next(demos: Played) -> None:
     numbers, what_next = demos.told.splitlines()[-2:]
     assert re.fullmatch(
@@ -147,6 +152,7 @@ def test_it_ends_with_two_lines_of_numbers_and_of_what_to_do_next(demos: Played)
     assert "journal-watcher check" in what_next
 
 
+@together
 def test_in_a_pipe_it_is_plain_text_of_80_columns(demos: Played) -> None:
     for line in demos.told.splitlines():
         assert line == line.rstrip()
@@ -154,6 +160,7 @@ def test_in_a_pipe_it_is_plain_text_of_80_columns(demos: Played) -> None:
         assert line.isprintable()
 
 
+@together
 def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
     written = demos.narrow.raw
     assert demos.narrow.status == 0, written
@@ -163,6 +170,7 @@ def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
     assert max(map(len, demos.narrow.lines)) <= 44
 
 
+@together
 def test_on_a_terminal_its_steps_tick_and_the_polls_state_flips(demos: Played) -> None:
     shown = demos.colourless.text
     assert demos.colourless.status == 0, shown
@@ -181,12 +189,14 @@ def test_on_a_terminal_its_steps_tick_and_the_polls_state_flips(demos: Played) -
     assert re.search(r"[\d.]+ ms after the kill \(\d+ times slower\)", shown)
 
 
+@together
 def test_what_a_terminal_is_left_with_is_what_a_pipe_gets(demos: Played) -> None:
     kinds = {"✓": "step", "journal-watcher": "title", "Kill": "numbers", "Next:": "next"}
     left = [kinds.get(line.split(" ")[0], "") for line in demos.colourless.lines if line.strip()]
     assert [each for each in left if each] == ["title", *["step"] * 4, "numbers", "next"]
 
 
+@together
 def test_no_color_is_heard(demos: Played) -> None:
     assert not re.findall(r"\x1b\[[\d;]*m", demos.colourless.raw)
 

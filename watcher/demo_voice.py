@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +29,8 @@ _INDENT = 2
 _REPLAY_S = 1.6
 """What happens in some milliseconds is shown again for so long: nobody could have seen it."""
 _FRAME_S = 0.05
+_LEAST_S = 0.15
+"""For each of its moments: to be seen at all."""
 _NEWEST = 8
 
 
@@ -97,7 +99,8 @@ class Voice:
             yield Step(self, words)
             return
         step = Step(self, words)
-        with Live(console=self._out, refresh_per_second=1 / _FRAME_S, get_renderable=step.shown):
+        with Live(console=self._out, refresh_per_second=1 / _FRAME_S, get_renderable=step.shown) as live:
+            step.shows_by(live.refresh)
             try:
                 yield step
             except BaseException:
@@ -159,6 +162,10 @@ class Step:
         self._parts: tuple[RenderableType, ...] = ()
         self._below: RenderableType | None = None
         self._sign: RenderableType = Spinner(voice.spinner, style="cyan")
+        self._refresh: Callable[[], None] = lambda: None
+
+    def shows_by(self, refresh: Callable[[], None]) -> None:
+        self._refresh = refresh
 
     def shown(self) -> RenderableType:
         """As it stands, with what moves."""
@@ -206,16 +213,18 @@ class Step:
         self._tell(Padding(_timetable(ordered, since), (0, 0, 0, _INDENT), expand=False))
 
     def _replay(self, ordered: Sequence[Moment], since: float) -> None:
-        lasts = ordered[-1].at - since
-        slower = max(1, round(_REPLAY_S / max(lasts, 1e-3), -1))
-        until = time.monotonic() + lasts * slower
-        while (left := until - time.monotonic()) > 0:
-            now = lasts - left / slower
-            seen = [each for each in ordered if each.at - since <= now]
-            clock = Text(f"{now * 1000:.1f} ms after the kill ({slower:.0f} times slower)", "dim")
-            table = Padding(_timetable(seen, since), (0, 0, 0, _INDENT), expand=False)
-            self._below = Group(table, Text(), _state(self._voice, seen), clock)
-            time.sleep(min(left, _FRAME_S))
+        slower = max(1, round(_REPLAY_S / max(ordered[-1].at - since, 1e-3), -1))
+        for number, moment in enumerate(ordered[:-1], start=1):
+            seen = ordered[:number]
+            lasts = max((ordered[number].at - moment.at) * slower, _LEAST_S)
+            until = time.monotonic() + lasts
+            while (left := until - time.monotonic()) > 0:
+                now = moment.at + (ordered[number].at - moment.at) * (1 - left / lasts) - since
+                clock = Text(f"{now * 1000:.1f} ms after the kill ({slower:.0f} times slower)", "dim")
+                table = Padding(_timetable(seen, since), (0, 0, 0, _INDENT), expand=False)
+                self._below = Group(table, Text(), _state(self._voice, seen), clock)
+                self._refresh()
+                time.sleep(min(left, _FRAME_S))
         self._below = None
 
     def _tell(self, part: RenderableType) -> None:
