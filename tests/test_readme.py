@@ -86,7 +86,13 @@ def test_every_block_is_run_or_named_with_the_reason_why_not() -> None:
 
 def clone(directory: Path) -> Path:
     """A clone of this repository, with what is not committed yet."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=SOURCE, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if listed.returncode != 0:
         pytest.skip("this is no clone of the repository")
     for name in filter(None, listed.stdout.split("\0")):

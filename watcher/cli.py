@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import typer.core
 
 from watcher.names import printable
 from watcher.settings import SettingsError, load_settings
@@ -35,9 +36,27 @@ __all__ = ["app", "main"]
 
 _TAKEN = 3
 
+_PANELS = {
+    "To begin with": ("demo", "check"),
+    "The service": ("run", "status", "history", "unit"),
+    "By hand, or from cron": ("scan", "explain", "recover"),
+}
+_PANEL = {name: panel for panel, names in _PANELS.items() for name in names}
+
+
+class _Grouped(typer.core.TyperGroup):
+    """The commands in the order in which somebody new wants them."""
+
+    def list_commands(self, ctx: object) -> list[str]:
+        del ctx
+        return list(_PANEL)
+
+
 app = typer.Typer(
     name="journal-watcher",
-    help="Recovers SQLite databases whose writer was killed in the middle of a transaction.",
+    cls=_Grouped,
+    help="Recovers SQLite databases whose writer was killed in the middle of a transaction. New here? `journal-watcher"
+    " demo` shows it at work. Then: a settings.yaml with `tree: {root: YOUR/TREE}`, `check`, and `run`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,6 +68,7 @@ Config = Annotated[
         "-c",
         "--config",
         readable=False,  # we say ourselves what is wrong with it
+        metavar="FILE",
         help="The settings file. Without it $JOURNAL_WATCHER_CONFIG, then ./settings.yaml.",
     ),
 ]
@@ -61,7 +81,7 @@ def _complete_path(ctx: typer.Context, _param: object, incomplete: str) -> list[
     return databases(config if isinstance(config, Path) else None, incomplete)
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
 
 
 class OutcomeName(StrEnum):
@@ -93,13 +113,14 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _top(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+        bool,
+        typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     del version
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["run"])
 def run(config: Config = None) -> None:
     """Run the service in the foreground, until SIGTERM or SIGINT; SIGHUP reloads the settings."""
     settings = settings_of(config)
@@ -122,7 +143,7 @@ def run(config: Config = None) -> None:
     os._exit(status)  # whatever a thread is still at, and however long a dead disk holds it, may end with the process
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["scan"])
 def scan(config: Config = None, as_json: AsJson = False) -> None:
     """Look at every journal once, changing nothing: its state, its owner, and what `run` would do."""
     rooms = rooms_of(config)
@@ -147,7 +168,7 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
     raise typer.Exit(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings)))
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["recover"])
 def recover(
     paths: Annotated[
         list[Path] | None,
@@ -159,7 +180,7 @@ def recover(
         ),
     ] = None,
     config: Config = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recovered.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be recovered.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Decide as `run` does, once, recover what is stale, and exit: for cron, and by hand."""
@@ -193,7 +214,7 @@ def recover(
     raise typer.Exit(int(bool(shut) or any(each.is_stale for each in recovered)))
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["explain"])
 def explain(
     path: Annotated[
         Path,
@@ -222,9 +243,9 @@ def explain(
     console.print_json(finding.as_json() | more)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["check"])
 def check(config: Config = None, as_json: AsJson = False) -> None:
-    """Check the settings and this machine: rights, probes, watches, SQLite."""
+    """Check the settings and this machine: rights, probes, watches, SQLite; with a remedy for each fault."""
     from watcher import console
     from watcher.checks import Check, Level, run_checks, worst
     from watcher.owner_checks import check_owners
@@ -247,10 +268,10 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
     raise typer.Exit({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level])
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["status"])
 def status(
     config: Config = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", metavar="", help="Go on showing it, until interrupted.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what the running service last reported."""
@@ -265,17 +286,26 @@ def status(
     raise typer.Exit(0 if reported.running else 1)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["history"])
 def history(
     config: Config = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = None,
     since: Annotated[
-        str | None, typer.Option("--since", help="Not older than this: 30m, 12h, 1d, or a date: 2026-11-24T08:00Z.")
+        str | None,
+        typer.Option(
+            "--since", metavar="WHEN", help="Not older than this: 30m, 12h, 1d, or a date: 2026-11-24T08:00Z."
+        ),
     ] = None,
     session: Annotated[
-        str | None, typer.Option("--session", help="Of this session: the value of any field of tree.layout.")
+        str | None,
+        typer.Option("--session", metavar="NAME", help="Of this session: the value of any field of tree.layout."),
     ] = None,
-    outcome: Annotated[OutcomeName | None, typer.Option("--outcome", help="Only this outcome.")] = None,
+    outcome: Annotated[
+        OutcomeName | None,
+        typer.Option(
+            "--outcome", metavar="OUTCOME", help="Only this one: recovered, failed, corrupt, refused or held."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show past recoveries, newest first."""
@@ -305,15 +335,20 @@ def history(
         console.print_history(entries, root, is_filtered=is_filtered)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["unit"])
 def unit(
     config: Config = None,
     kind: Annotated[
         UnitKind | None,
-        typer.Option("--for", help="What is to run it. (Default: systemd; on macOS launchd.)", show_default=False),
+        typer.Option(
+            "--for",
+            metavar="KIND",
+            help="systemd (the default), launchd (on macOS the default), compose, kubernetes, or grafana: a dashboard.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Print the unit that runs this installation, ready to use."""
+    """Print what runs this installation, ready to use: a unit of systemd, or of something else."""
     settings = settings_of(config)
     from watcher.units import Kind, UnitError, remarks_on, unit_of, usual_kind
 
@@ -328,10 +363,13 @@ def unit(
         say(remark)
 
 
-@app.command()
+@app.command(rich_help_panel=_PANEL["demo"])
 def demo(
     page: Annotated[
-        bool, typer.Option("--page", help="Open its page, and go on with crashes until Ctrl-C: something to look at.")
+        bool,
+        typer.Option(
+            "--page", metavar="", help="Open its page, and go on with crashes until Ctrl-C: something to look at."
+        ),
     ] = False,
 ) -> None:
     """Crash real writers in a temporary tree, and watch the real service find and recover them, step by step."""
