@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -126,3 +127,15 @@ def test_beside_a_writer_whose_locks_are_seen_sqlite_itself_refuses(tree: list[P
         by_the_shell(tree[0])
         assert journal_of(tree[0]).read_bytes() == before
         writer.tell("COMMIT")
+
+
+def test_a_patient_host_is_told_776_at_once_and_again_and_again(tree: list[Path]) -> None:
+    crash(tree[0])
+    for _ in range(3):
+        began = time.monotonic()
+        patient = sqlite3.connect(f"{tree[0].as_uri()}?mode=ro", uri=True, timeout=60)
+        with closing(patient), pytest.raises(sqlite3.OperationalError) as raised:
+            patient.execute("SELECT count(*) FROM t")
+        assert raised.value.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK
+        assert time.monotonic() - began < 30
+    assert journal_of(tree[0]).exists()

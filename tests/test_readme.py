@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ import typer.main
 import yaml
 
 from tests import test_javascript
+from tests.benchmarks import __main__ as benchmarks
 from tests.readme import README, Block, block, blocks, rows
 from tests.test_metrics import READING
 from tests.transcripts import differences, pattern_of, shell_in, typed_in
@@ -245,6 +247,14 @@ def test_the_table_of_commands_is_complete() -> None:
 def test_the_units_that_are_told_are_those_that_there_are() -> None:
     kinds = {cells[0].strip("`").split("`")[0] for cells in rows("Install as a service")}
     assert kinds == {each.value for each in cli.UnitKind}
+
+
+def test_each_module_that_is_run_exists() -> None:
+    named = [each.split() for each in spans() if each.startswith("python -m ")]
+    assert named
+    for _, _, module, *arguments in named:
+        assert find_spec(module) is not None, module
+        assert module != "tests.benchmarks" or set(arguments) <= set(benchmarks.NAMES)
 
 
 def test_each_setting_that_is_named_exists() -> None:
