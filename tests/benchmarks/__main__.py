@@ -1,4 +1,4 @@
-"""Run one benchmark: `python -m tests.benchmarks latency|watch|mass|scale [--json]`."""
+"""Run one benchmark: `python -m tests.benchmarks latency|watch|mass|scale|page [--json]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol, cast
 
-NAMES = ("latency", "watch", "mass", "scale")
+NAMES = ("latency", "watch", "mass", "scale", "page")
 
 
 class Benchmark(Protocol):

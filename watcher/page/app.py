@@ -163,9 +163,7 @@ class App:
 
     async def _rendered(self) -> bytes:
         """The page as it is read before, or without, any script; made a few times a second at the most."""
-        if self._view.wants_older and self._reading is None:
-            self._reading = asyncio.create_task(self._read_older())
-            await asyncio.wait({self._reading}, timeout=0.1)
+        await self._have_older()
         self._stream.refresh()
         made_at, page = self._page
         if made_at != self._stream.read_at:
@@ -180,6 +178,13 @@ class App:
             self._page = (self._stream.read_at, page)
         return page
 
+    async def _have_older(self) -> None:
+        """Begin to read the history where nobody has, and wait for it for a moment: it may come later as well."""
+        if self._view.wants_older:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read_older())
+            await asyncio.wait({self._reading}, timeout=0.1)
+
     async def _read_older(self) -> None:
         try:
             entries = await self._in_thread(self._older)
@@ -187,7 +192,7 @@ class App:
             logger.warning("the page shows nothing of the history: {}", error)
             entries = []
         self._view.take_older(entries)
-        self._stream.poke()
+        self._stream.renew()
 
     # --- events ---
 
@@ -201,6 +206,7 @@ class App:
         return None
 
     async def _send_events(self, receive: Receive, send: Send) -> None:
+        await self._have_older()
         sending = asyncio.create_task(self._stream_to(send))
         going = asyncio.create_task(_gone(receive))
         await asyncio.wait({sending, going}, return_when=asyncio.FIRST_COMPLETED)

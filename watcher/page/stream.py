@@ -74,6 +74,10 @@ class Stream:
         if self._loop.time() - self.read_at >= self._pause_s:
             self._advance()
 
+    def renew(self) -> None:
+        """Read it anew, and tell what has changed."""
+        self._advance()
+
     def close(self) -> None:
         """End every stream."""
         self._closing.set()

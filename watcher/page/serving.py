@@ -1,0 +1,128 @@
+"""HTTP by uvicorn, with its manners mended for a service: an event loop in whatever thread this is, that sleeps while
+nobody asks.
+
+uvicorn trusts its clients more than we do. Here each connection is one question, has some seconds for it, and gives way
+to a newer one where there are too many; a stream of events alone may last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from watcher.page.app import STREAM, App
+from watcher.page.stream import MOST_STREAMS, Stream
+
+__all__ = ["serve"]
+
+_ASKS_WITHIN_S = 5.0
+_TAKES_WITHIN_S = 15.0
+_MOST_CONNECTIONS = 64
+_MOST_HEAD = 16_384
+_LAST_ANSWERS_S = 0.3
+
+
+def serve(listening: socket.socket, made: Callable[[], tuple[App, Stream]], until: int) -> None:
+    """Answer until it is told to stop.
+
+    Args:
+        listening: where; it is closed at the end.
+        made: makes the application and its streams; called in the event loop.
+        until: a descriptor; what can be read from it, or its end, is the sign to stop.
+    """
+
+    async def run() -> None:
+        app, stream = made()
+        await _Server(_configured(app), stream, until).serve(sockets=[listening])
+
+    with asyncio.Runner() as runner:
+        runner.run(run())
+
+
+def _configured(app: App) -> Config:
+    # What uvicorn says about malformed questions is no news: whoever has sent one was told.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
+    return Config(
+        app=app,
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        h11_max_incomplete_event_size=_MOST_HEAD,
+        backlog=64,
+    )
+
+
+class _Server(Server):
+    """uvicorn's server, which looks ten times a second whether it is to end; this one is told."""
+
+    def __init__(self, config: Config, stream: Stream, until: int) -> None:
+        super().__init__(config)
+        self.server_state.default_headers = [(b"connection", b"close")]
+        self._stream = stream
+        self._until = until
+
+    async def main_loop(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._until, stop.set)
+        try:
+            await stop.wait()
+        finally:
+            loop.remove_reader(self._until)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for each in sockets or []:
+            each.close()
+        self._stream.close()
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=_LAST_ANSWERS_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+
+class _Connection(H11Protocol):
+    """One question, its answer, and the end of it."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.made = self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(_ASKS_WITHIN_S, transport.abort)
+        if len(self.connections) > _MOST_CONNECTIONS + MOST_STREAMS:
+            self._make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        was_asked = self.cycle is not None
+        super().data_received(data)
+        if self.cycle is not None and not was_asked and self._deadline is not None:
+            self._deadline.cancel()
+            if self.scope["path"] != STREAM:
+                self._deadline = self.loop.call_later(_TAKES_WITHIN_S, self.transport.abort)
+
+    def _make_room(self) -> None:
+        """Whoever was here first without having asked anything goes first; a kubelet asks at once."""
+        idle = [each for each in self.connections if isinstance(each, _Connection) and each.cycle is None]
+        min(idle, key=lambda each: each.made, default=self).transport.abort()
