@@ -143,11 +143,12 @@ def test_the_demo_tells_its_story(demos: Played) -> None:
 
 
 @together
-def test_it_ends_with_two_lines_of_numbers_and_of_what_to_do_next(demos: Played) -> None:
-    numbers, what_next = demos.told.splitlines()[-2:]
+def test_it_ends_with_its_numbers_and_what_to_do_next(demos: Played) -> None:
+    numbers, look_around, what_next = demos.told.splitlines()[-3:]
     assert re.fullmatch(
         r"Kill to readable: [\d.]+ ms; [1-9]\d* polls? failed; [1-9]\d* commits beside it, 0 lost\.", numbers
     )
+    assert look_around.endswith("journal-watcher demo --page")
     assert "settings.yaml" in what_next
     assert "journal-watcher check" in what_next
 

@@ -60,7 +60,7 @@ def play(
         return 1
     if crashes is not None:
         voice.crashes_of(crashes)
-    voice.what_next()
+    voice.what_next(has_seen_page=page)
     return 0
 
 

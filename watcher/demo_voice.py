@@ -114,8 +114,10 @@ class Voice:
         words = f"Kill to readable: {numbers.readable_ms:.1f} ms; {polls} failed; {commits} beside it, 0 lost."
         self.print(Text(words, "bold green"), 0)
 
-    def what_next(self) -> None:
-        self.print(Text("Next: echo 'tree: {root: YOUR/TREE}' > settings.yaml; journal-watcher check."), 0)
+    def what_next(self, *, has_seen_page: bool) -> None:
+        if not has_seen_page:
+            self.print(Text("To look around: journal-watcher demo --page"), 0)
+        self.print(Text("Next: echo 'tree: {root: YOUR/TREE}' > settings.yaml; journal-watcher check"), 0)
 
     def page_is_open(self, address: str, *, is_shown: bool) -> None:
         where = "in your browser" if is_shown else "open it in a browser"
