@@ -133,7 +133,7 @@ def test_the_demo_tells_its_story(demos: Played) -> None:
     for part in (
         crash,
         r" ms host 776 attempt to write a readonly database",
-        r" ms host reads again: 20 commits, and nothing of the interrupted one",
+        r" ms host reads again: [1-9]\d+ commits, and nothing of the interrupted one",
         r" [1-9]\d* polls? failed in between",
         r" pid_file alive \.writer\.pid names pid \d+, which runs decision wait ",
         r" its files are the same, byte for byte",
