@@ -199,6 +199,7 @@ function pressed(event) {
     event.preventDefault();
     (to < 0 ? search : (buttons[to] ?? buttons[at]))?.focus();
   } else if (event.key === "Enter" && target === search) {
+    event.preventDefault(); // or it would press what has the focus then
     document.querySelector("#session-table button.open")?.click();
   }
 }
