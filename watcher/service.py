@@ -30,7 +30,8 @@ from watcher.records.record import Record
 from watcher.records.recorder import Recorder
 from watcher.records.repeats import Repeats
 from watcher.records.state_dir import StateDir, StateError
-from watcher.root_lock import RootLock, TreeTakenError
+from watcher.root_lock import TreeTakenError
+from watcher.root_presence import RootPresence
 from watcher.service_manager import ServiceManager, is_its_journal
 from watcher.settings import LogSettings, Settings, SettingsError, load_settings
 from watcher.signals import Signals
@@ -41,9 +42,6 @@ from watcher.watchdog import Watchdog
 
 __all__ = ["HISTORY_NAME", "Service"]
 
-_ROOT_AGAIN_S = 0.5
-_ROOT_AGAIN_MOST_S = 30.0
-"""Where the watch fails again and again."""
 _STOPS_WITHIN_S = 3.5
 _HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
@@ -78,14 +76,12 @@ class Service:
         self._inbox: queue.SimpleQueue[_Asked | Trouble | Swept | None] = queue.SimpleQueue()
         self._repeats = Repeats(capacity=100)
         self._status_due: float | None = None
-        self._root: RootLock | None = None
-        self._root_due = 0.0  # when to look for it again, by time.monotonic
-        self._root_again_s = _ROOT_AGAIN_S
         self._failed = False
         self._manager = ServiceManager()
         self._watchdog = Watchdog(self._manager, lambda: self._inbox.put(_Asked.SIGN))
         self._vitals = Vitals(settings)
         self._outward = Outward(self._vitals)
+        self._root = RootPresence(self._vitals, self._warn, self._report_soon)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -121,7 +117,7 @@ class Service:
         """Take what belongs to one watcher alone: the state directory, and the tree where it is there."""
         self._state = closing.enter_context(StateDir.open(settings.state_dir))
         self._state.lock()
-        self._root = RootLock.take(settings.tree.root)
+        self._root.take(settings.tree.root)
         self._clock = WallClock(earlier_boot_times(settings.state_dir))
         _configure_log(settings.log, settings.instance)
 
@@ -135,7 +131,7 @@ class Service:
         closing.callback(self._stop_history)
         closing.callback(self._stop_installation, _STOPS_WITHIN_S)
         self._installation.start()
-        self._begin_to_watch()
+        self._root.begin_to_watch(self._installation)
         self._installation.begin_to_sweep()
         self._remember_clock()
         self._status_due = time.monotonic()
@@ -197,7 +193,7 @@ class Service:
                 self._after_sweep(asked)
             case _Asked.SIGN | None:
                 pass
-        if self._vitals.root_missing and time.monotonic() >= self._root_due:
+        if self._root.due is not None and time.monotonic() >= self._root.due:
             self._look_for_root()
         if self._status_due is not None and time.monotonic() >= self._status_due:
             self._report()
@@ -206,20 +202,19 @@ class Service:
 
     def _pause(self) -> float | None:
         """How long to sleep at most, seconds; None: until something comes."""
-        root_due = self._root_due if self._vitals.root_missing else None
-        dues = [due for due in (root_due, self._status_due, self._watchdog.due) if due is not None]
+        dues = [due for due in (self._root.due, self._status_due, self._watchdog.due) if due is not None]
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     def _after_sweep(self, swept: Swept) -> None:
         if isinstance(swept.error, RootMissingError):
-            self._lose_root(in_words(swept.error))
+            self._root.lose(self._installation, in_words(swept.error))
             return
         if swept.error is not None:
             root = printable(self._settings.tree.root)
             message = f"the sweep of {root} ended early: {in_words(swept.error)}; the next one begins anew"
             self._warn(Event.WATCH_LIMIT, message, swept.error.errno)
-        elif self._root is not None and not self._root.is_still(self._settings.tree.root):
-            self._lose_root("another directory has taken its place")
+        elif self._root.is_replaced(self._settings.tree.root):
+            self._root.lose(self._installation, "another directory has taken its place")
             return
         if self._vitals.last_sweep is None:
             self._installation.check_rights()
@@ -232,10 +227,10 @@ class Service:
 
     def _met(self, trouble: Trouble) -> None:
         if trouble is Trouble.ROOT_GONE:
-            self._lose_root("it was removed, moved or unmounted")
+            self._root.lose(self._installation, "it was removed, moved or unmounted")
             return
         if trouble is Trouble.FAILED:
-            self._lose_root("the watch failed", min(2 * self._root_again_s, _ROOT_AGAIN_MOST_S))
+            self._root.lose(self._installation, "the watch failed", watch_failed=True)
             return
         if trouble is Trouble.OVERFLOW:
             self._outward.tally.overflowed()
@@ -255,52 +250,10 @@ class Service:
 
     # --- the root ---
 
-    def _begin_to_watch(self) -> None:
-        try:
-            self._installation.watch()
-        except OSError as error:
-            self._lose_root(in_words(error))
-
-    def _lose_root(self, why: str | None, again_s: float = _ROOT_AGAIN_S) -> None:
-        self._root_again_s = again_s
-        self._installation.unwatch()
-        self._release_root()
-        if not self._vitals.root_missing:
-            self._vitals.root_missing = True
-            self._root_due = time.monotonic() + (again_s if again_s > _ROOT_AGAIN_S else 0.0)
-            why = why or "not there"
-            log.tell(
-                Event.ROOT_MISSING,
-                f"{printable(self._settings.tree.root)}: {why[0].lower()}{why[1:]}; waiting for it",
-            )
-            self._report_soon()
-
-    def _release_root(self) -> None:
-        if self._root is not None:
-            self._root.release()
-            self._root = None
-
     def _look_for_root(self) -> None:
-        """The root may be back: lock it, watch it, sweep it."""
-        self._root_due = time.monotonic() + self._root_again_s
-        try:
-            self._root = RootLock.take(self._settings.tree.root)
-        except TreeTakenError as error:
-            self._warn(Event.ROOT_MISSING, f"{error}; waiting until it is free")
-        if self._root is None:
+        """The root may be back: then it is swept."""
+        if not self._root.look_for(self._installation):
             return
-        try:
-            self._installation.watch()
-        except OSError as error:
-            self._installation.unwatch()
-            self._release_root()
-            if not isinstance(error, RootMissingError):
-                root = printable(self._settings.tree.root)
-                self._warn(
-                    Event.ROOT_MISSING, f"{root} is there, but cannot be watched: {in_words(error)}; trying again"
-                )
-            return
-        self._vitals.root_missing = False
         if self._manager.listens and _is_read_only(self._settings.tree.root):
             # A unit's view of the file system was made when it started: what comes later, it may not write to.
             log.tell(Event.ROOT_MISSING, announcements.read_only(self._settings))
@@ -340,30 +293,26 @@ class Service:
             self._reject(f"the kernel gives us no threads for them: {REMEDY}, and reload again")
             return
         try:
-            root = self._root_for(after)
+            root = self._root.lock_for(after.tree.root, before.tree.root)
         except TreeTakenError as error:
             self._reject(str(error))
             return
         try:
             _configure_log(after.log, after.instance)
         except (ValueError, TypeError) as error:
-            if root is not None and root is not self._root:
-                root.release()
+            self._root.give_up(root)
             self._reject(str(error))
             return
         why_not = self._outward.change(after)
         if why_not is not None:
-            if root is not None and root is not self._root:
-                root.release()
+            self._root.give_up(root)
             _configure_log(before.log, before.instance)
             self._reject(why_not)
             return
         self._stop_installation(_RELOADS_WITHIN_S)
         self._forget_what_was_said()
         if after.tree.root != before.tree.root:
-            if root is not self._root:
-                self._release_root()
-            self._root, self._vitals.root_missing = root, False
+            self._root.change_to(root)
         self._settings = after
         if (after.history, after.tree.root) != (before.history, before.tree.root):
             self._stop_history()
@@ -373,7 +322,7 @@ class Service:
         self._watchdog.renew()
         self._installation.start()
         if not self._vitals.root_missing:
-            self._begin_to_watch()
+            self._root.begin_to_watch(self._installation)
         self._installation.begin_to_sweep()
         changed = ", ".join(name for name in type(after).model_fields if getattr(after, name) != getattr(before, name))
         log.tell(Event.RELOADED, f"{printable(after.file)}: new settings of {changed} hold from now on")
@@ -387,17 +336,6 @@ class Service:
         for each in asked:
             if isinstance(each, _Asked):
                 self._inbox.put(each)
-
-    def _root_for(self, after: Settings) -> RootLock | None:
-        """The lock of the root of these settings: the one that we have, where they mean the same directory.
-
-        Raises:
-            TreeTakenError: another watcher has it.
-        """
-        root = after.tree.root
-        if root == self._settings.tree.root or (self._root is not None and self._root.is_still(root)):
-            return self._root
-        return RootLock.take(root)
 
     def _reject(self, why: str) -> None:
         log.tell(Event.SETTINGS_REJECTED, f"{printable(self._settings.file)}: {why}; the settings stay as they were")
