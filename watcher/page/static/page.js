@@ -167,7 +167,7 @@ function renderFacts(service) {
   fact("watch", watch.missed > 0, watched(watch));
   if (sweep === null) fact("sweep", false, "none yet");
   else fact("sweep", false, moment("ago", epoch(sweep.ended)), `, took ${took(sweep.duration_ms)}`);
-  fact("engine", engine !== null && !engine.answers, engine === null ? "none is asked" : engine.answers ? "answers" : "does not answer");
+  fact("engine", engine !== null && !engine.answers, engine === null ? "none is asked" : `${engine.address} ${engine.answers ? "answers" : "does not answer"}`);
   fact("service", false, moment("up", epoch(service.since)), `, pid ${service.pid}`);
 }
 

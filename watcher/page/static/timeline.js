@@ -3,12 +3,16 @@
 import { el, keyed, mark, say, svg } from "./dom.js";
 import { count, epoch, full, now, span, took } from "./figures.js";
 
+const MOST = 120; // so many, at the least, are on it
 const HEIGHT = 168;
 const LEFT = 52;
 const RIGHT = 12;
 const TOP = 12;
 const BOTTOM = 46;
-const WINDOWS = [60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 90 * 86400];
+const WINDOWS = [
+  [60, "minute"], [300, "5 minutes"], [900, "15 minutes"], [3600, "hour"], [6 * 3600, "6 hours"], [86400, "day"],
+  [7 * 86400, "week"], [90 * 86400, "90 days"], [3650 * 86400, "10 years"],
+];
 const STEPS = [10, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400];
 const SHAPES = {
   recovered: "M-3.500,0a3.500,3.500 0 1,0 7,0a3.500,3.500 0 1,0 -7,0z",
@@ -27,7 +31,8 @@ export function renderTimeline(state) {
   figure ??= build(host);
   const width = Math.max(280, host.clientWidth);
   const to = now();
-  const window = WINDOWS.find((each) => to - epoch(state.recoveries[Math.min(state.recoveries.length, 100) - 1].time) < each) ?? WINDOWS.at(-1);
+  const oldest = epoch(state.recoveries[Math.min(state.recoveries.length, MOST) - 1].time);
+  const [window, named] = WINDOWS.find(([each]) => to - oldest < each) ?? WINDOWS.at(-1);
   const rows = state.recoveries.filter((row) => to - epoch(row.time) < window);
   const longest = Math.max(100, ...rows.map((row) => row.duration_ms)) * 1.2;
   const x = (moment) => LEFT + ((moment - to + window) / window) * (width - LEFT - RIGHT);
@@ -39,7 +44,7 @@ export function renderTimeline(state) {
     const at = row.duration_ms > 0 ? y(row.duration_ms) : HEIGHT - BOTTOM + 14;
     mark(element, "transform", `translate(${x(epoch(row.time)).toFixed(1)},${at.toFixed(1)})`);
   });
-  say(figure.caption, caption(rows, window));
+  say(figure.caption, caption(rows, named));
 }
 
 function build(host) {
@@ -80,12 +85,17 @@ function grid(group, width, longest, y, to, window, x) {
   });
 }
 
-function caption(rows, window) {
+const SIGNS = { failed: "×", corrupt: "◆", held: "▲", refused: "■" };
+
+function caption(rows, named) {
+  const others = Object.entries(SIGNS).flatMap(([outcome, sign]) => {
+    const number = rows.filter((row) => row.outcome === outcome).length;
+    return number === 0 ? [] : [`${sign} ${count(number)} ${outcome}`];
+  });
   const durations = rows.filter((row) => row.outcome === "recovered").map((row) => row.duration_ms).sort((a, b) => a - b);
-  const others = rows.length - durations.length;
-  if (durations.length === 0) return `Nothing recovered in the last ${span(window)}; ${count(others)} left as they were.`;
+  const first = `In the last ${named} ${count(durations.length)} recovered`;
+  if (durations.length === 0) return [first, ...others].join("; ") + ".";
   const middle = took(durations[Math.floor(durations.length / 2)]);
-  const slowest = took(durations.at(-1));
-  const rest = others === 0 ? "" : `, ${count(others)} not`;
-  return `${count(durations.length)} recovered in the last ${span(window)}${rest}: half of them within ${middle}, the slowest in ${slowest}.`;
+  const speed = durations.length === 1 ? ` in ${middle}` : `, half of them within ${middle}, the slowest in ${took(durations.at(-1))}`;
+  return [`${first}${speed}`, ...others].join("; ") + ".";
 }
