@@ -29,6 +29,7 @@ def test_a_missing_root_is_waited_for(runner: Runner, crashed: CrashedPair) -> N
     assert [each["event"] for each in service.events()[:1]] == ["started"]
     assert service.wait_for("root_missing")["level"] == "WARNING"
     assert runner.json("status")["running"]
+    wait_until(lambda: "off until the tree is there" in runner.command("status").stdout)
     assert runner.json("check")["level"] == "warning"
     database = crashed.put(runner.root / "s1" / "x.db")
     assert service.wait_for("root_back")["level"] == "INFO"

@@ -172,6 +172,7 @@ def _status_rows(status: Status) -> list[tuple[str, str]]:
     journals, watch, engine = status.journals, status.watch, status.engine
     recoveries = ", ".join(f"{number} {outcome}" for outcome, number in sorted(status.recoveries.items()))
     missed = f", {watch.missed} missed" if watch.missed else ""
+    off = "off until the tree is there" if status.running else "off"
     rows = [
         ("state", f"running, pid {status.pid}" if status.running else "not running; what follows it said last"),
         ("started", _ago(status.since)),
@@ -182,7 +183,7 @@ def _status_rows(status: Status) -> list[tuple[str, str]]:
             f"{journals.hot} hot, {journals.waiting} waiting, {journals.held} held, {journals.refused} refused",
         ),
         ("recoveries", recoveries or "none since the start"),
-        ("watch", f"{watch.backend or 'off'}, {watch.directories} directories{missed}"),
+        ("watch", f"{watch.backend or off}, {watch.directories} directories{missed}"),
         ("last sweep", _ago(status.last_sweep)),
     ]
     if engine is not None:
