@@ -43,6 +43,7 @@ RUN_BY: dict[tuple[str, str], tuple[int, str]] = {
     ("sh", "journal-watcher"): (1, "test_a_clone_is_set_up_and_plays_its_demo_by_the_one_line"),
     ("sh", FIRST): (1, "test_the_first_recovery_goes_as_it_is_shown"),
     ("console", FIRST): (2, "test_the_first_recovery_goes_as_it_is_shown"),
+    ("console", "How it decides"): (1, "test_the_first_recovery_goes_as_it_is_shown"),
     ("sh", "Install as a service"): (1, "test_the_service_is_installed_as_it_is_told"),
     ("yaml", "Settings"): (4, "test_settings_load"),
     ("yaml", "Hooks"): (1, "test_settings_load"),
@@ -123,8 +124,9 @@ def test_the_first_recovery_goes_as_it_is_shown(tmp_path: Path, stranger: Mappin
     directory.mkdir()
     subprocess.run(["sh", "-ec", block("sh", FIRST).text], cwd=directory, env=stranger, check=True)
     places = {"/tmp/first": str(directory)}
+    transcripts = [block("console", FIRST, 1), block("console", FIRST, 2), block("console", "How it decides")]
     with shell_in(directory, stranger) as shell:
-        for typed in (each for number in (1, 2) for each in typed_in(block("console", FIRST, number).text)):
+        for typed in (each for transcript in transcripts for each in typed_in(transcript.text)):
             lines = shell.type(typed.command, [pattern_of(line, places) for line in typed.shows])
             assert not (differs := differences(typed, lines, places)), differs
 

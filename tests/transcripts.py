@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +28,7 @@ _VOLATILE = (
     r"\b\d+(?:\.\d+)?(?: ms| s|ms|s|m|h|d)\b",  # a duration
     r"\b\d+(?:\.\d+)? (?:B|KiB|MiB|GiB|bytes)\b",  # a size
     r"\bpid \d+\b",
+    r"\b0x[0-9a-f]{8}\b",
     r"\buid \d+\b",
     r"(?<=^\[)\d+\] \d+$",  # a job of the shell, and its pid
     r"\b\d+ pages\b",
@@ -48,7 +52,8 @@ def typed_in(transcript: str) -> list[Typed]:
             found.append((line[2:], []))
         else:
             assert found, f"a transcript begins with a command: {line!r}"
-            found[-1][1].append(line)
+            if line:
+                found[-1][1].append(line)
     return [Typed(command, tuple(shows)) for command, shows in found]
 
 
@@ -81,7 +86,9 @@ class Shell:
 
     def __init__(self, directory: Path, environ: Mapping[str, str]) -> None:
         self._ours, theirs = pty.openpty()
-        env = {**environ, "PS1": _PROMPT, "TERM": "dumb", "NO_COLOR": "1", "COLUMNS": str(_COLUMNS), "HISTFILE": ""}
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, _COLUMNS, 0, 0))
+        kept = {name: value for name, value in environ.items() if name not in {"COLUMNS", "LINES"}}
+        env = {**kept, "PS1": _PROMPT, "TERM": "xterm", "NO_COLOR": "1", "HISTFILE": ""}
         self._process = subprocess.Popen(
             ["bash", "--norc", "--noprofile", "--noediting", "-i"],
             stdin=theirs,
