@@ -394,6 +394,38 @@ def test_stopping_takes_no_second_and_may_be_done_twice(root: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def source_that_waits(root: Path, witness: Witness) -> FilesystemHints:
+    return FilesystemHints(
+        Tree(TreeSettings(root=root)),
+        backend=WatchBackend.NATIVE,
+        hint=witness.hint,
+        sweep=witness.sweep,
+        poll_interval_s=1.0,
+        after=threading.Event(),  # it never comes
+    )
+
+
+def test_the_first_watches_wait_for_what_they_are_to_wait_for_but_not_for_long(root: Path) -> None:
+    (root / "g").mkdir()
+    witness = Witness()
+    source = source_that_waits(root, witness)
+    began = time.monotonic()
+    source.start()
+    (root / "g" / "x.db-journal").write_bytes(b"")
+    wait_until(lambda: source.ready, "the watches set")
+    assert time.monotonic() - began >= 1.0
+    wait_until(lambda: "g/x.db" in witness.paths, "a hint about the journal that was closed meanwhile")
+    source.stop()
+
+
+def test_stopping_does_not_wait_for_what_the_first_watches_wait_for(root: Path) -> None:
+    source = source_that_waits(root, Witness())
+    threads = threading.active_count()
+    source.start()
+    source.stop()
+    assert threading.active_count() == threads
+
+
 def test_a_callback_may_stop_it(root: Path) -> None:
     witness = Witness()
     tree = Tree(TreeSettings(root=root))

@@ -168,6 +168,7 @@ class Installation:
         self._swept = swept
         self._files: FilesystemHints | None = None
         self._root: RootHints | None = None
+        self._first_sweep = threading.Event()  # set when it is through, or nobody is to wait for it any more
         self.sweep = Sweep(
             survey,
             interval_s=settings.watch.sweep_interval,
@@ -244,6 +245,9 @@ class Installation:
             sweep=trouble,
             poll_interval_s=settings.sweep_interval / _POLLS_PER_SWEEP,
             also_poll=settings.backend is WatchBackend.AUTO and not is_local,
+            # In turn, not at once: both would wait for the interpreter's lock most of the time, and what is hot at the
+            # start is found by the sweep.
+            after=self._first_sweep,
         )
         self._files = files
         files.start()
@@ -303,6 +307,7 @@ class Installation:
         self._changed()
 
     def _after_sweep(self, swept: Swept) -> None:
+        self._first_sweep.set()
         if not isinstance(swept.error, RootMissingError):
             self.reconciler.look_at_all_known()
         self._swept(swept)

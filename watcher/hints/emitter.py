@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from watchdog.observers.api import EventEmitter, EventQueue, ObservedWatch
@@ -12,9 +13,15 @@ from watcher.tree import RootMissingError, Tree
 __all__ = ["HintEmitter"]
 
 
+_WAITS_S = 1.0
+
+
 class HintEmitter(EventEmitter):
     """A source of hints in a thread of its own: no event object, no queue and no second thread lie between it and the
     sink.
+
+    Args:
+        after: what to wait for before it begins, for a second at most.
 
     Attributes:
         directories: how many are watched now.
@@ -24,7 +31,14 @@ class HintEmitter(EventEmitter):
     """
 
     def __init__(
-        self, event_queue: EventQueue, watch: ObservedWatch, *, tree: Tree, sink: Sink, **options: Any
+        self,
+        event_queue: EventQueue,
+        watch: ObservedWatch,
+        *,
+        tree: Tree,
+        sink: Sink,
+        after: threading.Event | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(event_queue, watch, **options)
         self.directories = 0
@@ -33,10 +47,13 @@ class HintEmitter(EventEmitter):
         self.failure: Exception | None = None
         self._tree = tree
         self._sink = sink
+        self._after = after
 
     def run(self) -> None:
         trouble: Trouble | None = None
         try:
+            if self._after is not None:
+                self._after.wait(_WAITS_S)
             super().run()
         except RootMissingError:
             trouble = Trouble.ROOT_GONE

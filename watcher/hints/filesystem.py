@@ -47,6 +47,8 @@ class FilesystemHints:
             call `stop`.
         poll_interval_s: seconds between two rounds of polling.
         also_poll: beside a native source, poll as well: for file systems that do not report every writer.
+        after: what to wait for before the first watches are set, for a second at most. Whatever happens meanwhile is
+            found by the listing that follows each watch.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class FilesystemHints:
         sweep: Callable[[Trouble], None],
         poll_interval_s: float,
         also_poll: bool = False,
+        after: threading.Event | None = None,
     ) -> None:
         self._tree = tree
+        self._after = after
         self._sink = Sink(hint, sweep)
         self._poll_interval_s = poll_interval_s
         self._native = backend is not WatchBackend.POLLING
@@ -89,6 +93,8 @@ class FilesystemHints:
     def stop(self) -> None:
         """End, and wait for our threads for at most a second; a callback that does not return is not waited for."""
         deadline = monotonic() + _STOPS_WITHIN_S
+        if self._after is not None:
+            self._after.set()
         threads: list[threading.Thread] = []
         for observer in self._observers:
             for emitter in list(observer.emitters):
@@ -129,7 +135,7 @@ class FilesystemHints:
 
     def _begin(self, name: str, emitter_class: type[HintEmitter]) -> None:
         def make(event_queue: EventQueue, watch: ObservedWatch, **options: Any) -> EventEmitter:
-            emitter = emitter_class(event_queue, watch, tree=self._tree, sink=self._sink, **options)
+            emitter = emitter_class(event_queue, watch, tree=self._tree, sink=self._sink, after=self._after, **options)
             self._sources.append(emitter)
             return emitter
 
