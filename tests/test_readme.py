@@ -154,10 +154,20 @@ def test_the_service_is_installed_as_it_is_told(tmp_path: Path, stranger: Mappin
     assert "Type=notify" in unit
 
 
-@pytest.mark.parametrize("fragment", [each for each in blocks() if each.language == "yaml"], ids=str)
-def test_settings_load(fragment: Block, tmp_path: Path) -> None:
-    told = yaml.safe_load(fragment.text)
-    whole = {"tree": {"root": "tree", "layout": "{agent_group}/{session}"}} | told
+def spans() -> Iterator[str]:
+    """What the README sets in backticks, blocks aside."""
+    prose = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"`([^`\n]+)`", prose.replace("\\|", "|"))
+
+
+def _fragments() -> list[str]:
+    whole = [each.text for each in blocks() if each.language == "yaml"]
+    return whole + sorted({each for each in spans() if re.fullmatch(r"[a-z_]+: \{.+\}", each)})
+
+
+@pytest.mark.parametrize("fragment", _fragments())
+def test_settings_load(fragment: str, tmp_path: Path) -> None:
+    whole = {"tree": {"root": "tree", "layout": "{agent_group}/{session}"}} | yaml.safe_load(fragment)
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(whole), encoding="utf-8")
     load_settings(file)
@@ -197,12 +207,6 @@ def test_the_javascript_is_what_test_javascript_runs() -> None:
 # --- names and commands ---
 
 COMMANDS = typer.main.get_command(cli.app)
-
-
-def spans() -> Iterator[str]:
-    """What the README sets in backticks, blocks aside."""
-    prose = re.sub(r"^```.*?^```$", "", README.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"`([^`\n]+)`", prose.replace("\\|", "|"))
 
 
 def _commands_in_prose() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -355,4 +356,5 @@ def a_state_that_was_removed(scene: Scene) -> str:
 
     wait_until(is_gone)
     scene.crash()
-    return "\n".join(each["message"] for each in wait_until(lambda: service.events("state_failed")))
+    told = wait_until(lambda: [line for line in service.raw if "status.json" in line])
+    return str(json.loads(told[0])["message"])

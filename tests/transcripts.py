@@ -31,7 +31,7 @@ _VOLATILE = (
     r"\b0x[0-9a-f]{8}\b",
     r"\buid \d+\b",
     r"(?<=^\[)\d+\] \d+$",  # a job of the shell, and its pid
-    r"\b\d+ pages\b",
+    r"\b\d+ (?:pages|directories)\b",
     r"\b(?:ext4|xfs|btrfs|tmpfs|overlay)(?=, local locks\))",
 )
 
