@@ -26,6 +26,8 @@ from typing import Any
 
 import yaml
 
+from tests.benchmarks.trees import WRITER
+
 FLOOR = "floor"
 OURS = "journal-watcher"
 OURS_BARE = "journal-watcher, no snapshots"
@@ -34,20 +36,6 @@ SCRIPT = "watchdog + sqlite3"
 DEADLINE_S = 10.0
 POLL_S = 0.00005
 
-_WRITER = """
-import sqlite3, sys
-c = sqlite3.connect(sys.argv[1], isolation_level=None)
-c.execute("PRAGMA cache_size=5")
-c.execute("CREATE TABLE IF NOT EXISTS t(a, b)")
-if not c.execute("SELECT count(*) FROM t").fetchone()[0]:
-    c.execute("BEGIN")
-    c.executemany("INSERT INTO t VALUES (?, ?)", [(i, "x" * 500) for i in range(300)])
-    c.execute("COMMIT")
-c.execute("BEGIN")
-c.execute("UPDATE t SET b = substr(b, 2) || 'y'")
-print("hot", flush=True)
-sys.stdin.read()
-"""
 _WATCHDOG = """
 import sqlite3, sys
 from watchdog.events import FileSystemEventHandler
@@ -101,10 +89,10 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             if options.live:
                 stack.enter_context(_live(tree, options.live / len(contenders)))
             trees[name] = tree
-        for kill in range(options.kills + 3):
+        for number in range(options.kills + 3):
             for name, tree in trees.items():
-                ms = _kill(tree / "g" / f"s{kill % options.sessions}" / "outbound.db", by_hand=name == FLOOR)
-                if kill >= 3:  # the first warm things up
+                ms = kill(tree / "g" / f"s{number % options.sessions}" / "outbound.db", by_hand=name == FLOOR)
+                if number >= 3:  # the first warm things up
                     taken[name].append(ms)
     floor = taken[FLOOR]
     return {
@@ -117,6 +105,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
                 "p99_ms": round(_p99(values), 2),
                 "median_to_floor": round(median(values) / median(floor), 2),
                 "p99_to_floor": round(_p99(values) / _p99(floor), 2),
+                "all_ms": [round(value, 2) for value in values],
             }
             for name, values in taken.items()
         },
@@ -142,14 +131,14 @@ def _p99(values: list[float]) -> float:
     return quantiles(values, n=100, method="inclusive")[98]
 
 
-def _kill(database: Path, *, by_hand: bool) -> float:
+def kill(database: Path, *, by_hand: bool) -> float:
     """Milliseconds from the kill of a writer to the first good read of its database.
 
     A read that must fail is not tried: it would hold a read lock just when the rollback wants an exclusive one.
     """
     journal = f"{database}-journal"
     with subprocess.Popen(
-        [sys.executable, "-S", "-c", _WRITER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-S", "-c", WRITER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"hot\n"
