@@ -21,6 +21,7 @@ import pytest
 
 from tests.crashlab.sessions import Bytes
 from tests.writers import journal_of
+from watcher import narrow
 
 _SECTOR_BYTES = 512
 
@@ -160,10 +161,23 @@ def faulty_disk(database: Path) -> Iterator[FaultyDisk]:
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         unlink(name, dir_fd=dir_fd)
 
+    view = narrow.VFS
+
+    class Shim(apsw.VFS):
+        """Between SQLite and its unix VFS."""
+
+        def __init__(self) -> None:
+            super().__init__("faulty-disk", view)
+
+        def xOpen(self, name: Any, flags: list[int]) -> File:  # noqa: N802
+            return File(view, name, flags)
+
+    shim = Shim()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apsw, "VFSFile", File)
+        patch.setattr(narrow, "VFS", "faulty-disk")
         patch.setattr(os, "unlink", delete)
         yield faulty
+    shim.unregister()
 
 
 def _applied(content: bytes | None, change: Change) -> bytes | None:

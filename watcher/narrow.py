@@ -1,4 +1,4 @@
-"""A view of one database through which SQLite can touch nothing else: a VFS of ours.
+"""A view of one database through which SQLite can touch nothing else: its system calls are led through here.
 
 SQLite is given no path of the tree. It opens the database and the very journal that was judged through the descriptors
 that pin them, so that nothing that is swapped in between is reached, whatever it is: no link, no FIFO that would block,
@@ -6,10 +6,15 @@ no file of the host. What it may see of names is whether the journal's name stil
 delete is that name. A super-journal, a write-ahead log, shared memory or a temporary file is not to be had, no file is
 made, and none gets another owner or mode. What the database may grow to is bounded.
 
-For that, three of the system calls of SQLite's unix VFS are led through here (`xSetSystemCall`). Outside an open of
-ours they do what they always did.
+For that, those system calls of SQLite's unix VFS that open, delete or write a file come here first (`xSetSystemCall`).
+Outside an open of ours they do what they always did. Reading, syncing and locking stay SQLite's own: of a VFS in Python
+hundreds of calls in each rollback would queue for Python's lock, and four workers would be slower than one.
 
-The process may load no other copy of SQLite, and the caller has no raw descriptor open on the database meanwhile.
+None of what is led here is called while SQLite holds its own global lock (`unixBigLock`): apsw closes a connection
+with Python's lock in hand and then waits for that one. So stat(2), which `findReusableFd` calls, is left alone, and
+whether there is a journal is answered in the place of `xAccess`.
+
+The process may load no other copy of SQLite, and no raw descriptor of the database is opened or closed meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import apsw
 
@@ -34,13 +39,22 @@ from watcher.tree import SUFFIX
 
 __all__ = ["NEW_JOURNAL", "Grant", "opened"]
 
-VFS_NAME = "journal-watcher"
+VFS = "journal-watcher"
 NEW_JOURNAL = "a new journal has appeared: a writer is at it again"
-_MAX_PATH_BYTES = 4096
+_UNIX = "unix"
+_STRANGE = "SQLite asked for a file that is neither the database nor its journal"
 _NOTICE = re.compile(r"recovered (\d+) pages from ")
 _MOST_LOGGED = 8
 _SYSTEM_FILES = {b"/dev/null", b"/dev/urandom"}
 """What os_unix.c opens beside: in the place of standard descriptors that are closed, and for random bytes."""
+
+
+class _Names(NamedTuple):
+    """As SQLite spells them."""
+
+    database: bytes
+    journal: bytes
+    wal: bytes
 
 
 @dataclass(slots=True)
@@ -74,8 +88,13 @@ class Grant:
     refused: str | None = None
     was_replaced: bool = False
     logged: list[str] = field(default_factory=list)
-    opens: Pinned | None = None  # what SQLite's unix VFS is opening at this moment
+    database_descriptor: int = -1  # SQLite's own, as long as it has one
     has_opened_journal: bool = False
+    names: _Names = field(init=False)
+
+    def __post_init__(self) -> None:
+        alias = os.fsencode(self.alias)
+        self.names = _Names(alias, alias + os.fsencode(SUFFIX), alias + b"-wal")
 
     @property
     def name(self) -> str:
@@ -87,31 +106,93 @@ class Grant:
 
     @property
     def alias(self) -> str:
-        """The name by which SQLite knows the database. It looks up the mode of that file (`getFileMode`), and opens
-        nothing by it."""
+        """The name by which SQLite knows the database, and with `-journal` behind it the journal. It looks up the mode
+        of that file (`getFileMode`), and opens nothing by it."""
         return f"/proc/self/fd/{self.database.fd}" if sys.platform == "linux" else self.path
 
-    def sees_journal(self) -> bool:
-        """Whether the journal's name stands for the very journal that was judged, or for any, where none was."""
-        if self.journal is not None:
-            return self.journal.is_named()
+    # --- what SQLite asks for, by the names that it knows ---
+
+    def opens(self, path: bytes, flags: int) -> int:
+        """A descriptor, as open(2) gives it; of the database and of its journal, as they are pinned, and no other.
+
+        Raises:
+            OSError: as open(2), or it is refused.
+        """
+        flags &= ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+        if path == self.names.database:
+            self._check(self.database, self.name)
+            self.database_descriptor = self.database.open(flags)
+            return self.database_descriptor
+        if path != self.names.journal:
+            self.refuse(_STRANGE)
+        if self.journal is None:
+            self.refuse(NEW_JOURNAL)
+        # What is pinned can be opened after it was deleted, too; but a journal without its name is a transaction that
+        # was committed, so the name counts.
+        self._check(self.journal, self.journal_name)
+        descriptor = self.journal.open(flags)
+        self.has_opened_journal = True
+        return descriptor
+
+    def sees(self, path: bytes) -> bool:
+        """Whether there is a file of this name that is not empty.
+
+        Raises:
+            OSError: it is refused.
+        """
+        if path == self.names.journal:
+            return self._has_new_journal() if self.journal is None else self.journal.is_named()
+        if path != self.names.wal:  # a write-ahead log is not for us to replay
+            self.refuse(_STRANGE)
+        return False
+
+    def unlinks(self, path: bytes) -> None:
+        """Delete the journal's name, where it stands for the journal that was rolled back.
+
+        Raises:
+            OSError: as unlink(2), or it is refused.
+        """
+        # Beside a database of no page SQLite would delete a journal that it has never read (`hasHotJournal`).
+        if path != self.names.journal or self.journal is None or not self.has_opened_journal:
+            self.refuse("SQLite asked to delete what is not the journal that was rolled back")
+        self._check(self.journal, self.journal_name)
+        try:
+            os.unlink(self.journal_name, dir_fd=self.directory_fd)
+        except OSError as error:
+            self.refused = self.refused or f"the journal cannot be deleted: {error.strerror}"
+            raise
+        self.finished_journal = True
+
+    def writes(self, descriptor: int, end: int) -> None:
+        """Whether a write that ends there, or a truncation to there, may be.
+
+        Raises:
+            OSError: it is refused.
+        """
+        if descriptor != self.database_descriptor:
+            self.finished_journal = True
+            return
+        if end > self.most_bytes:
+            self.refuse(f"the rollback would grow the database beyond {self.most_bytes} bytes")
+        self.has_written = True
+
+    def refuse(self, why: str) -> NoReturn:
+        """Stop the open here. SQLite gives up what it was about to do; nothing has been done that a next open would
+        not do again."""
+        self.refused = self.refused or why
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))  # at EACCES it would try once more, to read only
+
+    def _has_new_journal(self) -> bool:
         try:
             status = os.stat(self.journal_name, dir_fd=self.directory_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return status.st_size > 0
 
-    def check(self, pinned: Pinned, name: str) -> None:
-        """Raises where the name stands for another file by now, or the file has got another name."""
+    def _check(self, pinned: Pinned, name: str) -> None:
         if not pinned.is_named():
             self.was_replaced = True
             self.refuse(f"{printable(name)} was replaced while it was being opened")
-
-    def refuse(self, why: str) -> None:
-        """Stop the open here. SQLite gives up what it was about to do; nothing has been done that a next open would
-        not do again."""
-        self.refused = self.refused or why
-        raise apsw.CantOpenError(why)
 
 
 class _OfThread(threading.local):
@@ -119,7 +200,7 @@ class _OfThread(threading.local):
 
 
 _of_thread = _OfThread()
-"""The grant of the open that this thread is in: SQLite calls its VFS and its log back in the thread of the open."""
+"""The grant of the open that this thread is in: SQLite makes its system calls and logs in the thread of the open."""
 
 
 @contextmanager
@@ -136,7 +217,7 @@ def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.
         RightsError: the kernel does not let us act as that user.
     """
     with _granted(grant), rights_of(grant.acts_as):
-        connection = apsw.Connection(grant.alias, flags=flags, vfs=VFS_NAME, statementcachesize=0)
+        connection = apsw.Connection(grant.alias, flags=flags, vfs=VFS, statementcachesize=0)
         try:
             connection.set_busy_timeout(round(busy_timeout_s * 1000))
             connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
@@ -169,151 +250,225 @@ def _log(_code: int, message: str) -> None:
         grant.logged.append(message)
 
 
-class _File:
-    """A file of the base VFS, without shared memory (io methods of version 1), and bounded: most calls go straight to
-    the base's own methods."""
+# --- SQLite's system calls (`aSyscall` in os_unix.c) ---
 
-    def __init__(self, base: apsw.VFSFile, grant: Grant, *, is_journal: bool) -> None:
-        self._grant = grant
-        self._write, self._truncate = base.xWrite, base.xTruncate
-        self._is_journal = is_journal
-        self.xRead = base.xRead
-        self.xClose = base.xClose
-        self.xSync = base.xSync
-        self.xFileSize = base.xFileSize
-        self.xLock = base.xLock
-        self.xUnlock = base.xUnlock
-        self.xCheckReservedLock = base.xCheckReservedLock
-        self.xFileControl = base.xFileControl
-        self.xSectorSize = base.xSectorSize
-        self.xDeviceCharacteristics = base.xDeviceCharacteristics
-
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
-        self._check(offset + len(data))
-        self._write(data, offset)
-
-    def xTruncate(self, size: int) -> None:  # noqa: N802 - SQLite's name
-        self._check(size)
-        self._truncate(size)
-
-    def _check(self, size_bytes: int) -> None:
-        if self._is_journal:
-            self._grant.finished_journal = True
-            return
-        if size_bytes > self._grant.most_bytes:
-            self._grant.refuse(f"the rollback would grow the database beyond {self._grant.most_bytes} bytes")
-        self._grant.has_written = True
+_OFF_T = ctypes.c_int64  # 32-bit builds use the calls with 64 bits, too (_FILE_OFFSET_BITS in sqlite3.c)
 
 
-class _NarrowVFS(apsw.VFS):
-    def __init__(self) -> None:
-        super().__init__(VFS_NAME, "", maxpathname=_MAX_PATH_BYTES)
-
-    def xFullPathname(self, name: str) -> str:  # noqa: N802 - SQLite's name
-        return name
-
-    def xAccess(self, pathname: str, flags: int) -> bool:  # noqa: N802, ARG002 - SQLite's name and signature
-        grant = _grant()
-        if pathname == grant.alias + SUFFIX:
-            return grant.sees_journal()
-        if pathname != grant.alias + "-wal":  # a write-ahead log is not for us to replay
-            grant.refuse("SQLite asked for a file that is neither the database nor its journal")
-        return False
-
-    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
-        grant = _grant()
-        path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
-        if path == grant.alias and flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
-            return self._open(grant, grant.alias, flags, grant.database, grant.name)
-        if path != grant.alias + SUFFIX or not flags[0] & apsw.SQLITE_OPEN_MAIN_JOURNAL:
-            grant.refuse("SQLite asked for a file that is neither the database nor its journal")
-        if grant.journal is None:
-            grant.refuse(NEW_JOURNAL)
-            raise AssertionError
-        file = self._open(grant, path, flags, grant.journal, grant.journal_name)
-        grant.has_opened_journal = True
-        return file
-
-    @staticmethod
-    def _open(grant: Grant, path: str, flags: list[int], pinned: Pinned, name: str) -> _File:
-        # What is pinned can be opened after it was deleted, too; but a journal without its name is a transaction that
-        # was committed, so the name counts.
-        grant.check(pinned, name)
-        flags[0] &= ~apsw.SQLITE_OPEN_CREATE
-        grant.opens = pinned
-        try:
-            base = apsw.VFSFile("", path, flags)
-        finally:
-            grant.opens = None
-        return _File(base, grant, is_journal=pinned is grant.journal)
-
-    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
-        grant = _grant()
-        # Beside a database of no page SQLite would delete a journal that it has never read (`hasHotJournal`).
-        if filename != grant.alias + SUFFIX or grant.journal is None or not grant.has_opened_journal:
-            grant.refuse("SQLite asked to delete what is not the journal that was rolled back")
-            raise AssertionError
-        grant.check(grant.journal, grant.journal_name)
-        try:
-            os.unlink(grant.journal_name, dir_fd=grant.directory_fd)
-            grant.finished_journal = True
-            if syncdir:
-                os.fsync(grant.directory_fd)
-        except OSError as error:
-            raise apsw.IOError(f"the journal cannot be deleted: {error.strerror}") from error
+def _signature(result: type[Any], *arguments: type[Any]) -> type[Any]:
+    kind: type[Any] = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)
+    return kind
 
 
-def _grant() -> Grant:
-    grant = _of_thread.grant
-    if grant is None:
-        raise apsw.CantOpenError("nothing may be opened by this VFS but what is granted")
-    return grant
+_SIGNATURES = {
+    "open": _signature(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int),
+    "lstat": _signature(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p),
+    "access": _signature(ctypes.c_int, ctypes.c_char_p, ctypes.c_int),
+    "readlink": _signature(ctypes.c_ssize_t, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t),
+    "unlink": _signature(ctypes.c_int, ctypes.c_char_p),
+    "mkdir": _signature(ctypes.c_int, ctypes.c_char_p, ctypes.c_uint),
+    "rmdir": _signature(ctypes.c_int, ctypes.c_char_p),
+    "openDirectory": _signature(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_int)),
+    "ftruncate": _signature(ctypes.c_int, ctypes.c_int, _OFF_T),
+    "write": _signature(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t),
+    "pwrite": _signature(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, _OFF_T),
+    "pwrite64": _signature(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, _OFF_T),
+    "fchmod": _signature(ctypes.c_int, ctypes.c_int, ctypes.c_uint),
+    "fchown": _signature(ctypes.c_int, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
+}
+_system: dict[str, Any] = {}
+"""The calls as they were."""
+_led: list[Any] = []
+"""Ours, kept for as long as the process lives: SQLite holds their addresses."""
 
 
-# --- SQLite's system calls ---
+def _lead(name: str) -> Callable[[Callable[..., int | None]], Callable[..., int | None]]:
+    """Lead SQLite's system call of this name to a function that is given the grant, and the call's arguments; what it
+    raises is the call's errno. Without a grant the call is as it was."""
 
-_Open = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, use_errno=True)
-_Chmod = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_uint, use_errno=True)
-_Chown = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_uint, ctypes.c_uint, use_errno=True)
+    def lead(granted: Callable[..., int | None]) -> Callable[..., int | None]:
+        address = _vfs.xGetSystemCall(name)
+        if not address:  # this build of SQLite has no use for it
+            return granted
+        signature = _SIGNATURES[name]
+        system = _system[name] = signature(address)
 
+        def call(*arguments: Any) -> int:
+            try:
+                grant = _of_thread.grant
+                return system(*arguments) if grant is None else granted(grant, *arguments) or 0
+            except OSError as error:
+                ctypes.set_errno(error.errno or errno.EIO)
+            except BaseException:  # noqa: BLE001 - C takes no exception, and would go on with the descriptor 0
+                ctypes.set_errno(errno.EIO)
+            return -1
 
-def _returned(call: Callable[[], int | None]) -> int:
-    """The result of a system call as C wants it: -1 and errno where it failed."""
-    try:
-        return call() or 0
-    except OSError as error:
-        ctypes.set_errno(error.errno or errno.EIO)
-    except BaseException:  # noqa: BLE001 - C takes no exception, and would go on with the descriptor 0
-        ctypes.set_errno(errno.EIO)
-    return -1
+        led = signature(call)
+        _led.append(led)
+        _vfs.xSetSystemCall(name, ctypes.cast(led, ctypes.c_void_p).value or 0)
+        return granted
 
-
-def _system_open(path: bytes, flags: int, mode: int) -> int:
-    grant = _of_thread.grant
-    if grant is None or path in _SYSTEM_FILES:
-        return _returned(lambda: os.open(path, flags, mode))
-    pinned = grant.opens
-    if pinned is None:
-        return _returned(_denied)
-    return _returned(lambda: pinned.open(flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)))
-
-
-def _system_chmod(descriptor: int, mode: int) -> int:
-    return 0 if _of_thread.grant is not None else _returned(lambda: os.fchmod(descriptor, mode))
-
-
-def _system_chown(descriptor: int, uid: int, gid: int) -> int:
-    return 0 if _of_thread.grant is not None else _returned(lambda: os.fchown(descriptor, uid, gid))
-
-
-def _denied() -> None:
-    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return lead
 
 
 # Once, before any connection of this process: SQLite refuses it afterwards (sqlite3_config).
 apsw.config(apsw.SQLITE_CONFIG_LOG, _log)
-_vfs = _NarrowVFS()
-_calls = {"open": _Open(_system_open), "fchmod": _Chmod(_system_chmod), "fchown": _Chown(_system_chown)}
-"""Kept for as long as the process lives: SQLite holds their addresses."""
-for _name, _call in _calls.items():
-    _vfs.xSetSystemCall(_name, ctypes.cast(_call, ctypes.c_void_p).value or 0)
+_vfs = apsw.VFS("journal-watcher-calls", _UNIX)
+"""Leads SQLite's system calls here; nothing is opened by it."""
+
+
+@_lead("open")
+def _open(grant: Grant, path: bytes, flags: int, mode: int) -> int:
+    if path in _SYSTEM_FILES:
+        return os.open(path, flags, mode)
+    return grant.opens(path, flags)
+
+
+@_lead("lstat")
+def _lstat(_: Grant, _path: bytes, _status: int) -> int:
+    _fail(errno.ENOENT)  # xFullPathname looks for links on the way: there is no way
+
+
+@_lead("access")
+def _access(_: Grant, _path: bytes, _mode: int) -> int:
+    _fail(errno.ENOENT)
+
+
+@_lead("readlink")
+def _readlink(_: Grant, _path: bytes, _buffer: int, _size: int) -> int:
+    _fail(errno.ENOENT)
+
+
+@_lead("unlink")
+def _unlink(grant: Grant, path: bytes) -> None:
+    grant.unlinks(path)
+
+
+@_lead("mkdir")
+def _mkdir(_: Grant, _path: bytes, _mode: int) -> int:
+    _fail(errno.EPERM)
+
+
+@_lead("rmdir")
+def _rmdir(_: Grant, _path: bytes) -> int:
+    _fail(errno.EPERM)
+
+
+@_lead("openDirectory")
+def _open_directory(grant: Grant, _path: bytes, descriptor: Any) -> None:
+    descriptor[0] = os.dup(grant.directory_fd)  # to sync it after a deletion
+
+
+@_lead("ftruncate")
+def _ftruncate(grant: Grant, descriptor: int, size: int) -> int:
+    grant.writes(descriptor, size)
+    return int(_system["ftruncate"](descriptor, size))
+
+
+@_lead("write")
+def _write(grant: Grant, descriptor: int, data: int, size: int) -> int:
+    grant.writes(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) + size)
+    return int(_system["write"](descriptor, data, size))
+
+
+@_lead("pwrite")
+def _pwrite(grant: Grant, descriptor: int, data: int, size: int, offset: int) -> int:
+    grant.writes(descriptor, offset + size)
+    return int(_system["pwrite"](descriptor, data, size, offset))
+
+
+@_lead("pwrite64")
+def _pwrite64(grant: Grant, descriptor: int, data: int, size: int, offset: int) -> int:
+    grant.writes(descriptor, offset + size)
+    return int(_system["pwrite64"](descriptor, data, size, offset))
+
+
+@_lead("fchmod")
+def _fchmod(_: Grant, _descriptor: int, _mode: int) -> None:
+    """A journal keeps its mode."""
+
+
+@_lead("fchown")
+def _fchown(_: Grant, _descriptor: int, _uid: int, _gid: int) -> None:
+    """A journal keeps its owner."""
+
+
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))
+
+
+# --- a VFS of SQLite's own functions, but for one ---
+
+_Access = _signature(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int))
+
+
+class _Vfs(ctypes.Structure):
+    """`struct sqlite3_vfs` of sqlite3.h, in its version 3, which SQLite keeps as it is for good."""
+
+    _fields_ = (
+        ("iVersion", ctypes.c_int),
+        ("szOsFile", ctypes.c_int),
+        ("mxPathname", ctypes.c_int),
+        ("pNext", ctypes.c_void_p),
+        ("zName", ctypes.c_char_p),
+        ("pAppData", ctypes.c_void_p),
+        ("xOpen", ctypes.c_void_p),
+        ("xDelete", ctypes.c_void_p),
+        ("xAccess", ctypes.c_void_p),
+        ("xFullPathname", ctypes.c_void_p),
+        ("xDlOpen", ctypes.c_void_p),
+        ("xDlError", ctypes.c_void_p),
+        ("xDlSym", ctypes.c_void_p),
+        ("xDlClose", ctypes.c_void_p),
+        ("xRandomness", ctypes.c_void_p),
+        ("xSleep", ctypes.c_void_p),
+        ("xCurrentTime", ctypes.c_void_p),
+        ("xGetLastError", ctypes.c_void_p),
+        ("xCurrentTimeInt64", ctypes.c_void_p),
+        ("xSetSystemCall", ctypes.c_void_p),
+        ("xGetSystemCall", ctypes.c_void_p),
+        ("xNextSystemCall", ctypes.c_void_p),
+    )
+
+
+def _access_in_view(_vfs: int, path: bytes, _flags: int, seen: Any) -> int:
+    try:
+        grant = _of_thread.grant
+        if grant is None:
+            return int(apsw.SQLITE_CANTOPEN)
+        seen[0] = int(grant.sees(path))
+    except OSError:
+        return int(apsw.SQLITE_CANTOPEN)
+    except BaseException:  # noqa: BLE001 - C takes no exception
+        return int(apsw.SQLITE_IOERR)
+    return int(apsw.SQLITE_OK)
+
+
+def _registered() -> _Vfs:
+    """The unix VFS once more, under our name and with our `xAccess`, in SQLite's list right behind the original.
+
+    Raises:
+        ImportError: this SQLite is not made as all others are.
+    """
+    address = ctypes.c_void_p()
+    connection = apsw.Connection(":memory:", vfs=_UNIX)
+    connection.file_control("main", apsw.SQLITE_FCNTL_VFS_POINTER, ctypes.addressof(address))
+    connection.close(True)
+    unix = _Vfs.from_address(address.value or 0)
+    told = next(each for each in apsw.vfs_details() if each["zName"] == _UNIX)
+    if any((_number(getattr(unix, name)) if name != "zName" else _UNIX) != value for name, value in told.items()):
+        raise ImportError("SQLite's unix VFS is not where SQLITE_FCNTL_VFS_POINTER says")
+    ours = _Vfs.from_buffer_copy(unix)
+    ours.zName = VFS.encode()
+    ours.xAccess = ctypes.cast(_access_callback, ctypes.c_void_p).value
+    ours.pNext, unix.pNext = unix.pNext, ctypes.addressof(ours)
+    return ours
+
+
+def _number(pointer: int | None) -> int:
+    return pointer or 0
+
+
+_access_callback = _Access(_access_in_view)
+_ours = _registered()
+"""Both are kept for as long as the process lives: they are in SQLite's list."""

@@ -108,6 +108,8 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
             raise _failed(grant, error) from error
         is_wal = isinstance(error, apsw.CantOpenError) and _says_wal(pair)
         return Rolled(grant.pages, finished_journal=True, is_wal=is_wal)
+    if grant.refused is not None and not grant.finished_journal:  # a failure that SQLite takes no notice of
+        raise _failed(grant, apsw.CantOpenError(grant.refused))
     return Rolled(grant.pages, grant.finished_journal, is_wal=False)
 
 
