@@ -267,6 +267,27 @@ def test_pages_beyond_the_most_are_turned_away_and_the_rest_goes_on(looked_at: i
     wait_until(lambda: ask(looked_at, "/events", "HEAD").status == 200)
 
 
+def test_one_that_never_takes_what_it_is_sent_keeps_no_other_waiting(runner: Runner, port: int) -> None:
+    for number in range(300):
+        (runner.root / f"{'g' * 200}" / f"{number}{'s' * 200}").mkdir(parents=True)
+    served(runner, port)
+    with closing(socket.socket()) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        with opened(port) as page:
+            assert len(page.next()[1]["sessions"]) == 300
+            assert ask(port, "/livez").status == 200
+
+
+def test_connections_that_take_no_answer_give_way_to_a_kubelet(looked_at: int) -> None:
+    with ExitStack() as crowd:
+        for _ in range(150):
+            deaf = crowd.enter_context(closing(socket.create_connection(("127.0.0.1", looked_at), timeout=10)))
+            deaf.sendall(b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        assert ask(looked_at, "/livez").status == 200
+
+
 def test_what_is_no_question_is_refused(looked_at: int) -> None:
     for words in (b"\r\n\r\n", b"GET\r\n\r\n", b"GET / SMTP\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 40_000):
         with closing(socket.create_connection(("127.0.0.1", looked_at), timeout=10)) as client:

@@ -32,8 +32,6 @@ _MOST_ANSWERS = 2
 """At the same time, of each kind: who asks for one thing in a hundred ways keeps none of the others waiting."""
 _MOST_SESSIONS = 100
 _MOST_RECOVERIES = 20
-_TAKES_WITHIN_S = 20.0
-"""A page that takes none of what it is sent for so long is gone."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -212,7 +210,9 @@ class App:
         await asyncio.wait({sending, going}, return_when=asyncio.FIRST_COMPLETED)
         for task in (sending, going):
             task.cancel()
-        await asyncio.gather(sending, going, return_exceptions=True)
+        failed, _ = await asyncio.gather(sending, going, return_exceptions=True)
+        if isinstance(failed, Exception) and not isinstance(failed, TooManyError):
+            logger.opt(exception=failed).error("a page was not kept up to date")
 
     async def _stream_to(self, send: Send) -> None:
         headers = {**guard.HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
@@ -220,8 +220,7 @@ class App:
         await send({"type": "http.response.start", "status": 200, "headers": encoded})
         async with contextlib.aclosing(self._stream.messages()) as messages:
             async for message in messages:
-                async with asyncio.timeout(_TAKES_WITHIN_S):
-                    await send({"type": "http.response.body", "body": message, "more_body": True})
+                await send({"type": "http.response.body", "body": message, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from uvicorn import Config, Server
@@ -22,7 +23,7 @@ from watcher.page.stream import MOST_STREAMS, Stream
 __all__ = ["serve"]
 
 _ASKS_WITHIN_S = 5.0
-_TAKES_WITHIN_S = 15.0
+_TAKES_WITHIN_S = 20.0
 _MOST_CONNECTIONS = 64
 _MOST_HEAD = 16_384
 _LAST_ANSWERS_S = 0.3
@@ -94,35 +95,55 @@ class _Server(Server):
             connection.transport.abort()
 
 
+_numbers = count()
+
+
 class _Connection(H11Protocol):
     """One question, its answer, and the end of it."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.made = self.loop.time()
+        self.number = next(_numbers)
+        self.is_stream = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(_ASKS_WITHIN_S, transport.abort)
+        self._give(_ASKS_WITHIN_S)
         if len(self.connections) > _MOST_CONNECTIONS + MOST_STREAMS:
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._give(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         was_asked = self.cycle is not None
         super().data_received(data)
-        if self.cycle is not None and not was_asked and self._deadline is not None:
+        if self.cycle is not None and not was_asked:
+            self.is_stream = self.scope["path"] == STREAM
+            self._give(None if self.is_stream else _TAKES_WITHIN_S)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self.is_stream:
+            self._give(_TAKES_WITHIN_S)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.is_stream:
+            self._give(None)
+
+    def _give(self, seconds: float | None) -> None:
+        """So much time from now on; None: as long as it likes."""
+        if self._deadline is not None:
             self._deadline.cancel()
-            if self.scope["path"] != STREAM:
-                self._deadline = self.loop.call_later(_TAKES_WITHIN_S, self.transport.abort)
+        self._deadline = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
     def _make_room(self) -> None:
-        """Whoever was here first without having asked anything goes first; a kubelet asks at once."""
-        idle = [each for each in self.connections if isinstance(each, _Connection) and each.cycle is None]
-        min(idle, key=lambda each: each.made, default=self).transport.abort()
+        """Whoever has not asked anything yet goes first, and then who has been here longest: a kubelet asks at once,
+        and has its answer."""
+        others = [each for each in self.connections if isinstance(each, _Connection) and each is not self]
+        short = [each for each in others if not each.is_stream]
+        min(short, key=lambda each: (each.cycle is not None, each.number), default=self).transport.abort()

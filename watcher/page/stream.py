@@ -8,6 +8,8 @@ import json
 import threading
 from collections.abc import AsyncGenerator
 
+from loguru import logger
+
 from watcher.page.view import Change, View
 
 __all__ = ["MOST_STREAMS", "Stream", "TooManyError"]
@@ -31,6 +33,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.waiting: list[bytes | None] = [None]
+        self.is_over = False
         self.wake = asyncio.Event()
 
     def offer(self, message: bytes) -> None:
@@ -50,7 +53,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._readers: set[_Reader] = set()
         self._changed = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._closing = False
         self._guard = threading.Lock()
         self._poked = True  # guarded by _guard: the loop knows already, or nobody wants to know
         self.read_at = -1e9  # by the loop's clock
@@ -80,9 +83,13 @@ class Stream:
 
     def close(self) -> None:
         """End every stream."""
-        self._closing.set()
+        self._closing = True
         self._changed.set()
+        self._end_all()
+
+    def _end_all(self) -> None:
         for reader in self._readers:
+            reader.is_over = True
             reader.wake.set()
 
     def check_room(self) -> None:
@@ -105,12 +112,13 @@ class Stream:
             self._pump = self._loop.create_task(self._keep_up())
         try:
             yield b"retry: 1000\n\n"
-            while not self._closing.is_set():
-                while reader.waiting:
+            while not reader.is_over:
+                if reader.waiting:
                     message = reader.waiting.pop(0)
                     yield self._everything() if message is None else message
-                reader.wake.clear()
-                await reader.wake.wait()
+                else:
+                    reader.wake.clear()
+                    await reader.wake.wait()
         finally:
             self._readers.discard(reader)
             if not self._readers:
@@ -123,10 +131,20 @@ class Stream:
         return self._all
 
     async def _keep_up(self) -> None:
+        try:
+            await self._follow()
+        except Exception:  # noqa: BLE001 - the top of a task; whoever listens comes back for another one
+            logger.exception("the page was not kept up to date")
+            self._end_all()
+        finally:
+            with self._guard:
+                self._poked = True
+
+    async def _follow(self) -> None:
         """Read and send for as long as somebody listens."""
         quiet_s = 0.0
         self._changed.set()  # nobody has told us so far
-        while self._readers and not self._closing.is_set():
+        while self._readers and not self._closing:
             wait_s = _LOOK_S if self._view.journals else _PING_S
             try:
                 async with asyncio.timeout(wait_s):
@@ -144,8 +162,6 @@ class Stream:
             elif quiet_s >= _PING_S:
                 self._send(b"event: ping\ndata: \n\n")
                 quiet_s = 0.0
-        with self._guard:
-            self._poked = True
 
     def _advance(self) -> bool:
         """Read the service anew, and send what has changed. False where nothing has."""
