@@ -20,6 +20,8 @@ from watcher.owner.testimony import Subject
 __all__ = ["EngineDescription", "Found", "Survey", "default_engine_mounts", "describe", "survey"]
 
 _MOST_LABELS = 10
+_DEFAULT_ENGINE_S = 2.0
+"""Podman's list has been seen to take almost a second, on a machine with much to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def default_engine_mounts(root: Path) -> str | None:
     if not root.is_dir():
         return None
     for address in _local_sockets():
-        engine = Engine(address, 0.5)
+        engine = Engine(address, _DEFAULT_ENGINE_S)
         try:
             footprints = Footprints(engine, View.of(root, None), mounts=True)
             listing = engine.listing()
