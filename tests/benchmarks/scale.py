@@ -1,32 +1,37 @@
-"""A large tree: start to ready, memory, one sweep against find, idling, and the latency of one crash in it."""
+"""A large tree: start to ready, memory, one sweep against find, idling, and the latency of one crash in it.
+
+The latencies at both sizes are taken in turn, with both services running; the floor beside them is a read-write open by
+this process, at once, in the small tree.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import resource
-import signal
-import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.trees import LAYOUT, WRITER, home, plant, service, session_at, wait_for
+from tests.benchmarks.latency import kill
+from tests.benchmarks.trees import LAYOUT, Running, home, plant, service, session_at, wait_for
+from tests.service_manager import manager
 from watcher.hints.survey import Survey
 from watcher.settings import TreeSettings
 from watcher.tree import Tree
-
-POLL_S = 0.0005
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sessions", type=int, default=30_000, help="sessions of the large tree")
     parser.add_argument("--small", type=int, default=1_000, help="sessions of the small one")
     parser.add_argument("--memory", type=int, default=10_000, help="sessions at which the memory is read")
-    parser.add_argument("--kills", type=int, default=15, help="crashes for the latency")
+    parser.add_argument("--starts", type=int, default=5, help="starts of the service")
+    parser.add_argument("--kills", type=int, default=25, help="crashes for the latency, in each tree")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds of idling")
 
 
@@ -38,25 +43,19 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             trees[name] = directory / name / "tree"
             plant(trees[name], getattr(options, name))
         result |= _sweep(trees["sessions"])
-        interpreter = median(_interpreter() for _ in range(5))
-        latencies = {}
-        for name, tree in trees.items():
-            with service(tree, level="DEBUG") as running:
-                ready = wait_for(lambda running=running: running.events("sweep"), 0.01)  # type: ignore[misc]
-                if name == "sessions":
-                    result["interpreter_s"] = round(interpreter, 3)
-                    result["start_to_first_sweep_s"] = round(ready - running.started - interpreter, 3)
-                time.sleep(3)  # the watches are set, and nothing is young any more
-                if name == "memory":
-                    result["rss_mib"] = round(running.rss_mib(), 1)
-                    continue
-                latencies[name] = median([_kill(session_at(tree, number)) for number in range(options.kills)][2:])
-                if name == "sessions":
-                    result |= _idle(running, options.idle)
-                    result["rss_mib_large"] = round(running.rss_mib(), 1)
-    result["latency_ms_small"] = round(latencies["small"], 2)
-    result["latency_ms_large"] = round(latencies["sessions"], 2)
-    result["latency_ratio"] = round(latencies["sessions"] / latencies["small"], 2)
+        result |= _start(trees["sessions"], directory, options.starts)
+        with service(trees["memory"], level="DEBUG") as running:
+            _settle(running)
+            result["rss_mib"] = round(running.rss_mib(), 1)
+        with ExitStack() as services:
+            large, small = (
+                services.enter_context(service(trees[name], level="DEBUG")) for name in ("sessions", "small")
+            )
+            _settle(small)
+            _settle(large)
+            result["rss_mib_large"] = round(large.rss_mib(), 1)
+            result |= _idle(large, options.idle)
+            result |= _latency(trees["sessions"], trees["small"], options.kills)
     return result
 
 
@@ -64,10 +63,33 @@ def table(result: dict[str, object]) -> str:
     return "\n".join(f"{name:<28}{value}" for name, value in result.items())
 
 
-def _interpreter() -> float:
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "pass"], check=True)
-    return time.perf_counter() - began
+def _settle(running: Running) -> None:
+    wait_for(lambda: running.events("sweep"), 0.05)
+    time.sleep(3)  # the watches are set, and nothing is young any more
+
+
+def _start(tree: Path, directory: Path, starts: int) -> dict[str, object]:
+    """Seconds from the start of the process until READY, and until the first sweep is through; without what an
+    interpreter takes that does nothing, measured in turn."""
+    ready, swept, nothing = [], [], []
+    for number in range(starts):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        nothing.append(time.perf_counter() - began)
+        socket = directory / f"start-{number}"
+        socket.mkdir()
+        with manager(socket) as told, service(tree, level="DEBUG", environ=told.environ) as running:
+            began_at = time.time() - (time.perf_counter() - running.started)
+            told.wait_for("READY=1")
+            ready.append(time.perf_counter() - running.started)
+            time.sleep(2)  # reading its log as it is written would disturb it
+            wait_for(lambda running=running: running.events("sweep"), 0.05)  # type: ignore[misc]
+            swept.append(datetime.fromisoformat(running.events("sweep")[0]["time"]).timestamp() - began_at)
+    return {
+        "interpreter_s": round(median(nothing), 3),
+        "start_to_ready_s": round(median(ready) - median(nothing), 3),
+        "start_to_first_sweep_s": round(median(swept) - median(nothing), 3),
+    }
 
 
 def _sweep(tree: Path) -> dict[str, object]:
@@ -77,7 +99,7 @@ def _sweep(tree: Path) -> dict[str, object]:
     survey = Survey(Tree(TreeSettings(root=tree, layout=LAYOUT, databases=("outbound.db",))))
     list(survey.journals())
     ours, finds = [], []
-    for _ in range(5):
+    for _ in range(9):
         began = time.process_time()
         list(survey.journals())
         ours.append(time.process_time() - began)
@@ -88,43 +110,36 @@ def _sweep(tree: Path) -> dict[str, object]:
     return {
         "sweep_cpu_ms": round(median(ours) * 1000, 1),
         "find_cpu_ms": round(median(finds) * 1000, 1),
-        "sweep_to_find": round(median(ours) / median(finds), 3),
+        "sweep_to_find": round(median(one / other for one, other in zip(ours, finds, strict=True)), 3),
     }
 
 
-def _idle(running: object, seconds: float) -> dict[str, object]:
-    from tests.benchmarks.trees import Running
-
-    assert isinstance(running, Running)
+def _idle(running: Running, seconds: float) -> dict[str, object]:
     sweeps = len(running.events("sweep"))
     wait_for(lambda: len(running.events("sweep")) > sweeps, 0.05)  # so that none falls into what is measured
     time.sleep(0.5)
     cpu_s, wakeups = running.cpu_s(), running.wakeups()
     time.sleep(seconds)
     return {
-        "idle_cpu_percent": round((running.cpu_s() - cpu_s) / seconds * 100, 2),
+        "idle_cpu_percent": round((running.cpu_s() - cpu_s) / seconds * 100, 3),
         "idle_wakeups": running.wakeups() - wakeups,
     }
 
 
-def _kill(directory: Path) -> float:
-    """Milliseconds from a kill to the first good read, by polls half a millisecond apart."""
-    database = directory / "outbound.db"
-    argv = [sys.executable, "-S", "-c", WRITER, str(database)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == b"hot\n"
-        began = time.perf_counter()
-        os.kill(writer.pid, signal.SIGKILL)
-        ended = wait_for(lambda: _reads(database), POLL_S)
-        writer.wait()
-    return (ended - began) * 1000
-
-
-def _reads(database: Path) -> bool:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
-        try:
-            connection.execute("SELECT count(*) FROM t").fetchone()
-        except sqlite3.OperationalError:
-            return False
-    return True
+def _latency(large: Path, small: Path, kills: int) -> dict[str, object]:
+    taken: dict[str, list[float]] = {"large": [], "small": [], "floor": []}
+    turns: dict[str, Callable[[int], float]] = {
+        "large": lambda number: kill(session_at(large, number) / "outbound.db", by_hand=False),
+        "small": lambda number: kill(session_at(small, number) / "outbound.db", by_hand=False),
+        "floor": lambda number: kill(small / f"floor-{number}.db", by_hand=True),  # where the layout has none
+    }
+    for number in range(kills + 2):
+        for name, turn in turns.items():
+            ms = turn(number)
+            if number >= 2:  # the first warm things up
+                taken[name].append(ms)
+    medians = {name: median(values) for name, values in taken.items()}
+    return {
+        **{f"latency_ms_{name}": round(value, 2) for name, value in medians.items()},
+        "latency_ratio": round(medians["large"] / medians["small"], 2),
+    }
