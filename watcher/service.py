@@ -19,6 +19,7 @@ from watcher.advice import in_words
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
+from watcher.memory import keep_together
 from watcher.names import printable
 from watcher.outward import Outward
 from watcher.owner.clock import WallClock
@@ -95,6 +96,7 @@ class Service:
             ValueError: the log cannot be set up.
             NoThreadError: the kernel refuses us threads.
         """
+        keep_together()
         with ExitStack() as closing:
             signals = Signals((signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL), self._signalled)
             closing.callback(signals.stop)
