@@ -402,8 +402,11 @@ def _fail(code: int) -> NoReturn:
 _Access = _signature(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int))
 
 
+_VERSION = 3
+
+
 class _Vfs(ctypes.Structure):
-    """`struct sqlite3_vfs` of sqlite3.h, in its version 3, which SQLite keeps as it is for good."""
+    """`struct sqlite3_vfs` of sqlite3.h in that version: a later one only has more behind it."""
 
     _fields_ = (
         ("iVersion", ctypes.c_int),
@@ -454,19 +457,19 @@ def _registered() -> _Vfs:
     connection = apsw.Connection(":memory:", vfs=_UNIX)
     connection.file_control("main", apsw.SQLITE_FCNTL_VFS_POINTER, ctypes.addressof(address))
     connection.close(True)
-    unix = _Vfs.from_address(address.value or 0)
+    if not address.value:
+        raise ImportError("this SQLite does not tell where its unix VFS is (SQLITE_FCNTL_VFS_POINTER)")
+    unix = _Vfs.from_address(address.value)
     told = next(each for each in apsw.vfs_details() if each["zName"] == _UNIX)
-    if any((_number(getattr(unix, name)) if name != "zName" else _UNIX) != value for name, value in told.items()):
+    found = {name: getattr(unix, name) or 0 for name, *_ in _Vfs._fields_} | {"zName": _UNIX}
+    if any(found[name] != value for name, value in told.items() if name in found):
         raise ImportError("SQLite's unix VFS is not where SQLITE_FCNTL_VFS_POINTER says")
     ours = _Vfs.from_buffer_copy(unix)
+    ours.iVersion = min(unix.iVersion, _VERSION)
     ours.zName = VFS.encode()
     ours.xAccess = ctypes.cast(_access_callback, ctypes.c_void_p).value
     ours.pNext, unix.pNext = unix.pNext, ctypes.addressof(ours)
     return ours
-
-
-def _number(pointer: int | None) -> int:
-    return pointer or 0
 
 
 _access_callback = _Access(_access_in_view)
