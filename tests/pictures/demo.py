@@ -1,4 +1,4 @@
-"""The demo, as a terminal of 96 columns is left with it."""
+"""The demo, as a terminal of 96 columns is left with it: of its later steps the first line alone, for it is long."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.terminals import command, on_terminal
 __all__ = ["draw"]
 
 COLUMNS = 96
+_WHOLE = 2
 
 _THEME = TerminalTheme(
     (22, 27, 34),
@@ -43,7 +44,7 @@ def draw(directory: Path) -> Path:
     shown = on_terminal(command("demo"), columns=COLUMNS, environ={"TERM": "xterm-256color", "LINES": "60"})
     assert shown.status == 0, shown.text
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    for line in screen(shown.raw):
+    for line in shortened(screen(shown.raw)):
         console.print(Text.from_ansi(line))
     made = console.export_svg(title="journal-watcher demo", theme=_THEME)
     # The fonts of its own that it names come from elsewhere; every system has one for terminals.
@@ -52,6 +53,19 @@ def draw(directory: Path) -> Path:
     file = directory / "demo.svg"
     file.write_text("\n".join(line.rstrip() for line in made.splitlines()) + "\n", encoding="utf-8")
     return file
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first two steps are kept whole; of the others what is left out is an ellipsis."""
+    kept: list[str] = []
+    steps = 0
+    for line in lines:
+        steps += "✓" in line
+        if steps <= _WHOLE or not line.startswith("  "):
+            kept.append(line.rstrip())
+        elif "✓" in kept[-1]:
+            kept.append("  …")
+    return kept
 
 
 def screen(raw: str) -> list[str]:
