@@ -30,15 +30,21 @@ _MOST_COLD = 200_000
 
 
 class _Node:
-    """A directory as it was last listed."""
+    """A directory as it was last listed.
 
-    __slots__ = ("children", "inode", "journals", "mtime_ns")
+    Attributes:
+        asked: where its directories are sessions whose journals are asked for by name: the paths from here to them, for
+            each name in turn, as the kernel takes them. They have no nodes.
+    """
+
+    __slots__ = ("asked", "children", "inode", "journals", "mtime_ns")
 
     def __init__(self) -> None:
         self.inode = 0
         self.mtime_ns = _NEVER  # of before the listing; _NEVER: it is to be listed again
         self.children: dict[str, _Node] | None = None
         self.journals: tuple[str, ...] = ()
+        self.asked: tuple[tuple[bytes, ...], ...] = ()
 
 
 class Survey:
@@ -49,7 +55,6 @@ class Survey:
         self._top = _Node()
         self._device = -1
         self._is_local = False
-        self._bare = _Node()  # stands for every session that is asked by name
         self._names = tuple(f"{name}{SUFFIX}" for name in tree.literal_names())
         self._asked_at = tree.layout.depth - 1 if tree.layout is not None and self._names else -1
         self._lock = threading.Lock()
@@ -107,7 +112,7 @@ class Survey:
                 child.mtime_ns = _NEVER
                 continue
             unchanged = self._is_unchanged(child, status)
-            if unchanged and not child.children:
+            if unchanged and not child.children and not child.asked:
                 if child.journals:
                     yield from self._warm(child.journals, descriptor, _joined(directory, name), f"{name}/")
                 continue
@@ -117,10 +122,10 @@ class Survey:
     def _by_name(self, node: _Node, descriptor: int, directory: str) -> Iterator[Place]:
         """The journals of sessions: a call of access(2) each, which costs half of an lstat."""
         access, exists = os.access, os.F_OK  # this loop is what a sweep of a large tree costs
-        for journal in self._names:
-            below = f"/{journal}"
-            for name in node.children or ():
-                if access(name + below, exists, dir_fd=descriptor, follow_symlinks=False):
+        for journal, paths in zip(self._names, node.asked, strict=False):
+            for path in paths:
+                if access(path, exists, dir_fd=descriptor, follow_symlinks=False):
+                    name = _session_in(path)
                     yield from self._warm((journal,), descriptor, _joined(directory, name), f"{name}/")
 
     def _enter(self, node: _Node, name: str, at: int, directory: str, depth: int, unchanged: bool) -> Iterator[Place]:
@@ -139,6 +144,7 @@ class Survey:
         """List a directory anew; `before` is its status from before."""
         journals: list[str] = []
         children: dict[str, _Node] = {}
+        sessions: list[str] = []
         known = node.children or {}
         began_ns = time.time_ns()
         with os.scandir(descriptor) as entries:
@@ -150,11 +156,17 @@ class Survey:
                     and entry.is_dir(follow_symlinks=False)
                     and self._tree.admits_directory(depth, entry.name)
                 ):
-                    children[entry.name] = self._bare if depth == self._asked_at else known.get(entry.name) or _Node()
+                    if depth == self._asked_at:
+                        sessions.append(entry.name)
+                    else:
+                        children[entry.name] = known.get(entry.name) or _Node()
         node.inode = before.st_ino
         node.mtime_ns = before.st_mtime_ns if began_ns - before.st_mtime_ns > _TICK_NS else _NEVER
         node.journals = tuple(journals)
         node.children = children or None
+        node.asked = ()
+        if sessions:
+            node.asked = tuple(tuple(os.fsencode(f"{name}/{journal}") for name in sessions) for journal in self._names)
 
     def _warm(self, journals: tuple[str, ...], at: int, directory: str, prefix: str) -> Iterator[Place]:
         """The places of journals of a directory, without those that are known to be cold.
@@ -193,11 +205,17 @@ def _leaves(node: _Node, directory: str, depth: int) -> Iterator[str]:
     if depth == 0 or (depth < 0 and not children):
         yield directory
         return
+    if depth == 1:  # most of them by far
+        names = map(_session_in, node.asked[0]) if node.asked else children or ()
+        yield from (_joined(directory, name) for name in names)
+        return
     for name, child in (children or {}).items():
-        if depth == 1:  # most of them by far
-            yield _joined(directory, name)
-        else:
-            yield from _leaves(child, _joined(directory, name), depth - 1)
+        yield from _leaves(child, _joined(directory, name), depth - 1)
+
+
+def _session_in(path: bytes) -> str:
+    """The first part of a path that `asked` holds."""
+    return os.fsdecode(path.partition(b"/")[0])
 
 
 def _joined(directory: str, name: str) -> str:
