@@ -32,6 +32,9 @@ _BUSY_WAKES, _BUSY_WITHIN_S = 32, 0.045
 """Being woken up so often within such a time is load: some 700 commits a second."""
 _BUSY_BYTES, _QUIET_BYTES = 2048, 200
 """A read that brings so much is load, too; one that brings so little, after events were let gather, ends it."""
+_STORM_S, _STORM_BYTES = 0.012, 16 * 1024
+"""A read that brings so much, some 40,000 commits a second, is a storm: to read seldom is cheaper then, and who waits
+for the processor among such writers waits as long anyway. The kernel's queue holds a hundred milliseconds of it."""
 _CONTENDED_S, _CONTENDED_PAUSE_S = 0.001, 2.0
 """To yield the processor and get it back only after so long: others want it, and for a while we keep it."""
 _TIMED = 8
@@ -61,6 +64,7 @@ class InotifyEmitter(HintEmitter):
         self._closed: Closed = {}
         self._turn = 0
         self._gathers = False
+        self._storms = False
         self._is_full = False
         self._spent: set[bytes] = set()
         self._yields_from = 0.0
@@ -86,6 +90,7 @@ class InotifyEmitter(HintEmitter):
             gulp = self._inotify.read()
             about_directories = sift(gulp, self._closed, self._turn)
             self._gathers = self._is_full or len(gulp) >= (_QUIET_BYTES if self._gathers else _BUSY_BYTES)
+            self._storms = len(gulp) >= _STORM_BYTES
             self._is_full = len(gulp) > GULP_BYTES - LARGEST_EVENT_BYTES
         else:
             about_directories = self._rest()
@@ -157,7 +162,7 @@ class InotifyEmitter(HintEmitter):
     def _pause(self) -> None:
         """Let events gather, or a close's delete come; not while there is other work, or the queue is filling up."""
         if not (self._watches.busy or self._is_full):
-            time.sleep(_GATHER_S if self._gathers else _LINGER_S)
+            time.sleep(_STORM_S if self._storms else _GATHER_S if self._gathers else _LINGER_S)
 
     def _see_to_directories(self, now: float) -> None:
         if self._overflowed and now >= self._verify_at:
