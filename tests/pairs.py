@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.writers import journal_of
+from tests.writers import journal_of, leave
 from watcher.look import Look, Looker
 from watcher.settings import TreeSettings
 from watcher.tree import Place, Tree
@@ -119,7 +119,7 @@ class Bytes:
     def put(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.database)
-        journal_of(path).write_bytes(self.journal)
+        leave(journal_of(path), self.journal)
         return path
 
     def with_journal_field(self, offset: int, number: int) -> Bytes:

@@ -124,8 +124,15 @@ class CrashedPair:
         """Leave it at this path, whose directories are made."""
         database.parent.mkdir(parents=True, exist_ok=True)
         database.write_bytes(self.database)
-        journal_of(database).write_bytes(self.journal)
+        leave(journal_of(database), self.journal)
         return database
+
+
+def leave(journal: Path, contents: bytes) -> None:
+    """Put a journal down at once: nobody holds a lock meanwhile, and half of one would be rolled back as it is."""
+    draft = journal.with_name(".draft")
+    draft.write_bytes(contents)
+    draft.replace(journal)
 
 
 def journal_of(database: Path) -> Path:
