@@ -3,8 +3,10 @@
 Real writers commit in DELETE mode (synchronous=off, so that the file events and not the disk set the pace), at given
 rates and at full speed. The watchers take turns beside the same writers: our emitter, inotifywait (in C, from
 inotify-tools) and watchdog's default observer, each in a process of its own, and nobody. A watcher that cannot keep up
-loses events, and looks cheap: `told` is the share of the commits that it has told of. Ours tells of none while all is
-well: `looks` counts the exceptions, and `overflows` how often it lost events and had the tree swept instead.
+loses events: `told` is the share of the commits that it has told of, and its cost is counted for each of those, or it
+would be the cheaper the more it lost. Ours tells of none while all is well: `looks` counts the exceptions, and
+`overflows` how often it lost events and had the tree swept instead. What the kernel does at the reading end is in the
+cost; what it does at the other end is what the writers lose of their speed.
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ class Phase:
     told_of: int
     looks: int = 0
     overflows: int = 0
+
+    def seen(self, name: str) -> float:
+        """The commits that this watcher has kept up with; at least one."""
+        told = 1.0 if name in {OURS, ALONE} else min(1.0, self.looks / max(self.told_of, 1))
+        return max(1.0, self.commits * told)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +118,7 @@ def _shown(value: float | None, digits: int) -> str:
 
 def _summary(phases: dict[str, list[Phase]]) -> dict[str, dict[str, float | None]]:
     # A ratio is taken within a round: the machine may be faster in the next.
-    cost = {name: [turn.cpu_s / max(turn.commits, 1) for turn in turns] for name, turns in phases.items()}
+    cost = {name: [turn.cpu_s / turn.seen(name) for turn in turns] for name, turns in phases.items()}
     speed = {name: [turn.commits / turn.seconds for turn in turns] for name, turns in phases.items()}
 
     def ratio(of: list[float], to: list[float] | None) -> float | None:
