@@ -12,6 +12,7 @@ import pytest
 from tests.browsing import browser, why_no_browser
 from tests.running import Runner, Service, free_port
 from tests.writers import CrashedPair, crash, make_database, writing
+from watcher.page.words import filters
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -275,6 +276,16 @@ def test_it_says_when_it_has_lost_the_service_and_comes_back_by_itself(everythin
     page.close()
 
 
+def test_figures_are_the_same_with_scripts_and_without(shown: Shown) -> None:
+    page = shown.page()
+    url = page.evaluate("document.querySelector('script').src.replace('page.js', 'figures.js')")
+    figures = filters()
+    for ms in (0.04, 1, 7.06, 99.94, 100, 999.4, 1000, 12_345, 59_949, 60_000, 4_000_000):
+        assert page.evaluate(f"import('{url}').then(module => module.took({ms}))") == figures["took"](ms)
+    for number in (0, 512, 1023, 1024, 4616, 10_240, 41_000, 2**20, 5 * 2**30, 2**40):
+        assert page.evaluate(f"import('{url}').then(module => module.size({number}))") == figures["size"](number)
+
+
 def test_thousands_of_sessions_stay_smooth(everything: Shown, runner: Runner) -> None:
     for number in range(5000):
         (runner.root / f"g{number // 1000}" / f"s{number}").mkdir(parents=True)
@@ -292,7 +303,8 @@ def test_thousands_of_sessions_stay_smooth(everything: Shown, runner: Runner) ->
                 search.value = word; search.dispatchEvent(new Event('input')); document.body.offsetHeight; }
             return (performance.now() - began) / 6 }"""
     )
-    assert took_ms < 160  # ten times less, where nobody else works
+    assert took_ms < 500  # fifty times less, where nobody else works
+    assert page.locator("#session-table tbody tr").count() == 100
     page.fill("#search", "s4999")
     assert page.locator("#session-table tbody tr").count() == 1
     page.close()

@@ -10,7 +10,7 @@ import { renderTimeline } from "./timeline.js";
 
 const MOST_RECOVERIES = 300;
 const SILENT_AFTER_MS = 40_000;
-const HIDDEN_AFTER_MS = 30_000;
+const HIDDEN_AFTER_MS = 300_000;
 const AGAIN_MS = 2_000;
 const TOLD_EVERY_MS = 5_000;
 
@@ -41,6 +41,8 @@ function take(change) {
     location.reload(); // the service was updated: this is another one's page
     return;
   }
+  const wanting = state.service.counts.held + state.service.counts.refused;
+  document.title = `${wanting > 0 ? `(${wanting}) ` : ""}${state.service.instance} · journal-watcher`; // also of a tab behind others
   drawSoon();
 }
 
@@ -138,7 +140,6 @@ function draw() {
 }
 
 function renderService(service) {
-  document.title = `${service.counts.held + service.counts.refused > 0 ? `(${service.counts.held + service.counts.refused}) ` : ""}${service.instance} · journal-watcher`;
   say(byId("instance"), service.instance);
   say(byId("tree"), service.tree);
   say(byId("version"), service.version);
