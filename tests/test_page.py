@@ -155,7 +155,7 @@ def test_everything_that_the_page_needs_comes_with_it(looked_at: int) -> None:
     assert len(named) >= 5
     for path in named:
         if not path.startswith("#"):
-            asset = ask(looked_at, path)
+            asset = ask(looked_at, f"/{path}")
             assert asset.status == 200, path
             assert "immutable" in asset.headers["cache-control"]
     assert "//" not in page.replace("<!doctype", "").replace("http://www.w3.org", "")

@@ -216,6 +216,7 @@ class App:
 
     async def _stream_to(self, send: Send) -> None:
         headers = {**guard.HEADERS, "Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-store"}
+        headers["X-Accel-Buffering"] = "no"  # or nginx would gather what is to be seen at once
         encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": encoded})
         async with contextlib.aclosing(self._stream.messages()) as messages:
@@ -234,8 +235,8 @@ def _text(status: HTTPStatus, words: str) -> Answer:
 
 
 def _assets() -> tuple[dict[str, tuple[bytes, str]], str]:
-    """What belongs to the page, by its path, and the directory of these paths. It is named after their content, so that
-    a browser may keep them for as long as they are the same."""
+    """What belongs to the page, by its path, and the directory of these paths as the page names it: a proxy may show it
+    below a path of its own. It is named after their content, so that a browser may keep them for good."""
     found = {
         each.name: each.read_bytes()
         for each in files("watcher.page").joinpath("static").iterdir()
@@ -244,5 +245,5 @@ def _assets() -> tuple[dict[str, tuple[bytes, str]], str]:
     digest = hashlib.sha256()
     for name in sorted(found):
         digest.update(name.encode() + b"\0" + found[name])
-    at = f"/page/{digest.hexdigest()[:16]}"
-    return {f"{at}/{name}": (content, _TYPES[name[name.rindex(".") :]]) for name, content in found.items()}, at
+    at = f"page/{digest.hexdigest()[:16]}"
+    return {f"/{at}/{name}": (content, _TYPES[name[name.rindex(".") :]]) for name, content in found.items()}, at

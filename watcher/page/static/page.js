@@ -65,7 +65,7 @@ function connect() {
   again = null;
   source?.close();
   heardAt = Date.now();
-  source = new EventSource("/events");
+  source = new EventSource("events");
   source.addEventListener("all", (event) => {
     forget();
     heard();
