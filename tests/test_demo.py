@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import watcher
+from tests.pictures.demo import screen
 from tests.running import wait_until
 from tests.small_disk import small_disk
 from tests.terminals import Shown, on_terminal
@@ -297,8 +298,12 @@ if sys.argv[1] == "run":
     commits("unseen")
     begin()
     while True:
-        commits("killed")
-        tell("owner_exited", "killed", evidence=[]), tell("recovered", "killed", pages=1)
+        for session in [each.name for each in (root / "agents").iterdir() if each.name.startswith("killed")]:
+            try:
+                commits(session)
+            except sqlite3.Error:  # it has just begun
+                continue
+            tell("owner_exited", session, evidence=[]), tell("recovered", session, pages=1)
         time.sleep(0.05)
 real()
 """
@@ -377,6 +382,16 @@ def test_a_demo_that_is_interrupted_clears_up(temporary: Path) -> None:
             assert "Traceback" not in rest
     assert not list(temporary.iterdir())
     assert not processes_of(temporary)
+
+
+def test_one_that_is_interrupted_on_a_terminal_leaves_it_in_order(temporary: Path) -> None:
+    environ = environment(temporary, TERM="xterm-256color")
+    shown = on_terminal(["timeout", "--foreground", "-s", "INT", "4", *DEMO], columns=100, environ=environ)
+    left = "\n".join(screen(shown.raw))
+    assert "Interrupted. Its processes are ended, and its files removed." in left
+    assert not re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", left), left
+    assert left.count("✗") == 1
+    assert shown.raw.count("\x1b[?25h") == shown.raw.count("\x1b[?25l"), "the cursor is not shown again"
 
 
 def test_of_a_demo_that_is_killed_nothing_is_left(temporary: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -31,6 +31,8 @@ _REPLAY_S = 1.6
 _FRAME_S = 0.05
 _LEAST_S = 0.15
 """For each of its moments: to be seen at all."""
+_LATE_S = 1.0
+"""And so long the display may keep a moment waiting."""
 _NEWEST = 8
 
 
@@ -99,8 +101,7 @@ class Voice:
             yield Step(self, words)
             return
         step = Step(self, words)
-        with Live(console=self._out, refresh_per_second=1 / _FRAME_S, get_renderable=step.shown) as live:
-            step.shows_by(live.refresh)
+        with Live(console=self._out, refresh_per_second=1 / _FRAME_S, get_renderable=step.shown):
             try:
                 yield step
             except BaseException:
@@ -164,13 +165,11 @@ class Step:
         self._parts: tuple[RenderableType, ...] = ()
         self._below: RenderableType | None = None
         self._sign: RenderableType = Spinner(voice.spinner, style="cyan")
-        self._refresh: Callable[[], None] = lambda: None
-
-    def shows_by(self, refresh: Callable[[], None]) -> None:
-        self._refresh = refresh
+        self._frames = 0
 
     def shown(self) -> RenderableType:
         """As it stands, with what moves."""
+        self._frames += 1
         title = Table.grid(padding=(0, 1))
         title.add_row(self._sign, Text(self._words, "bold"))
         below = () if self._below is None else (self._below,)
@@ -219,14 +218,14 @@ class Step:
         for number, moment in enumerate(ordered[:-1], start=1):
             seen = ordered[:number]
             lasts = max((ordered[number].at - moment.at) * slower, _LEAST_S)
-            until = time.monotonic() + lasts
-            while (left := until - time.monotonic()) > 0:
-                now = moment.at + (ordered[number].at - moment.at) * (1 - left / lasts) - since
+            until, frame = time.monotonic() + lasts, self._frames + 1
+            # The display's thread alone draws: a signal in the midst of it would leave the cursor where it is not.
+            while (left := until - time.monotonic()) > 0 or (self._frames <= frame and left > -_LATE_S):
+                now = moment.at + (ordered[number].at - moment.at) * (1 - max(0.0, left) / lasts) - since
                 clock = Text(f"{now * 1000:.1f} ms after the kill ({slower:.0f} times slower)", "dim")
                 table = Padding(_timetable(seen, since), (0, 0, 0, _INDENT), expand=False)
                 self._below = Group(table, Text(), _state(self._voice, seen), clock)
-                self._refresh()
-                time.sleep(min(left, _FRAME_S))
+                time.sleep(min(max(left, _FRAME_S / 10), _FRAME_S))
         self._below = None
 
     def _tell(self, part: RenderableType) -> None:
