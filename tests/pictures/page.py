@@ -30,7 +30,7 @@ _DEAD = judge((Evidence("locks", Answer.EXITED, "nobody holds a writer's lock"),
 
 def shoot(directory: Path) -> list[Path]:
     """Make `page-light.png`, `page-dark.png` and `page-phone.png` in this directory."""
-    with tempfile.TemporaryDirectory(prefix="journal-watcher-pictures-") as home, stage(Path(home)) as url:
+    with tempfile.TemporaryDirectory(prefix="nanoclaw-") as home, stage(Path(home)) as url:
         made = []
         with browser() as chromium:
             for name, scheme, width, height in (
@@ -41,15 +41,17 @@ def shoot(directory: Path) -> list[Path]:
                 page = chromium.new_page(
                     viewport={"width": width, "height": height},
                     color_scheme="dark" if scheme == "dark" else "light",
+                    reduced_motion="reduce",
                     locale="en-GB",
                     timezone_id="UTC",
                 )
                 page.goto(url)
                 page.wait_for_selector("#link[data-link=live]")
-                page.wait_for_function("document.querySelectorAll('#recovery-table tbody tr').length > 10")
-                page.locator(".journal summary").first.click()
-                page.mouse.move(0, 0)
-                page.evaluate("document.activeElement.blur()")
+                page.locator("#recovery-table tbody tr").nth(9).wait_for()
+                if width > 1000:
+                    page.locator(".journal summary").first.click()
+                    page.mouse.move(0, 0)
+                    page.evaluate("document.activeElement.blur()")
                 made.append(directory / f"{name}.png")
                 page.screenshot(path=made[-1])
                 page.close()
