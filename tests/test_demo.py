@@ -181,6 +181,7 @@ def test_on_a_terminal_its_steps_tick_and_the_polls_state_flips(demos: Played) -
         for part in (
             "● the host's poll reads",
             "✗ the host's poll: 776 attempt to write a readonly database",
+            "✓ the host's poll reads again",
             "✓ One of them is killed in the middle of a transaction",
             "✓ Another one looks just as dead, but lives, and is left alone",
             "✓ The others never noticed",

@@ -31,6 +31,7 @@ _REPLAY_S = 1.6
 _FRAME_S = 0.05
 _LEAST_S = 0.15
 """For each of its moments: to be seen at all."""
+_LAST_S = 0.6
 _LATE_S = 1.0
 """And so long the display may keep a moment waiting."""
 _NEWEST = 8
@@ -215,13 +216,13 @@ class Step:
 
     def _replay(self, ordered: Sequence[Moment], since: float) -> None:
         slower = max(1, round(_REPLAY_S / max(ordered[-1].at - since, 1e-3), -1))
-        for number, moment in enumerate(ordered[:-1], start=1):
-            seen = ordered[:number]
-            lasts = max((ordered[number].at - moment.at) * slower, _LEAST_S)
+        for number, moment in enumerate(ordered, start=1):
+            seen, to_next = ordered[:number], ordered[min(number, len(ordered) - 1)].at - moment.at
+            lasts = max(to_next * slower, _LEAST_S if to_next else _LAST_S)
             until, frame = time.monotonic() + lasts, self._frames + 1
             # The display's thread alone draws: a signal in the midst of it would leave the cursor where it is not.
             while (left := until - time.monotonic()) > 0 or (self._frames <= frame and left > -_LATE_S):
-                now = moment.at + (ordered[number].at - moment.at) * (1 - max(0.0, left) / lasts) - since
+                now = moment.at + to_next * (1 - max(0.0, left) / lasts) - since
                 clock = Text(f"{now * 1000:.1f} ms after the kill ({slower:.0f} times slower)", "dim")
                 table = Padding(_timetable(seen, since), (0, 0, 0, _INDENT), expand=False)
                 self._below = Group(table, Text(), _state(self._voice, seen), clock)
