@@ -17,7 +17,16 @@ from watchdog.observers.api import EventQueue, ObservedWatch
 
 from watcher.hints.emitter import HintEmitter
 from watcher.hints.inotify_directories import Directories
-from watcher.hints.inotify_events import GULP_BYTES, LARGEST_EVENT_BYTES, Closed, DirectoryEvent, In, Inotify, sift
+from watcher.hints.inotify_events import (
+    GULP_BYTES,
+    LARGEST_EVENT_BYTES,
+    Closed,
+    DirectoryEvent,
+    In,
+    Inotify,
+    is_one,
+    sift,
+)
 from watcher.hints.trouble import Sink, Trouble
 from watcher.tree import Tree
 
@@ -127,6 +136,10 @@ class InotifyEmitter(HintEmitter):
                 gulp = read(descriptor, GULP_BYTES)
             except BlockingIOError:  # it was `stop`, or the timer
                 return []
+            if gulp not in spent and is_one(gulp):
+                # A close without its delete, most likely: to wait for it here is cheaper than a turn for the two.
+                time.sleep(_LINGER_S)
+                gulp += self._inotify.read()
             if gulp not in spent:
                 about_directories = sift(gulp, closed, turn)
                 self._gathers = len(gulp) >= _BUSY_BYTES

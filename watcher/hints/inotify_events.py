@@ -13,7 +13,7 @@ from enum import IntFlag
 from struct import Struct, iter_unpack
 from typing import NamedTuple
 
-__all__ = ["GULP_BYTES", "RIPE", "Closed", "DirectoryEvent", "In", "Inotify", "sift"]
+__all__ = ["GULP_BYTES", "LARGEST_EVENT_BYTES", "RIPE", "Closed", "DirectoryEvent", "In", "Inotify", "is_one", "sift"]
 
 GULP_BYTES = 64 * 1024
 """One read: up to a thousand events. A buffer from 128 KiB on is one that malloc(3) maps and unmaps each time."""
@@ -101,6 +101,11 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
         elif closed and mask & _GONE:
             closed.pop((wd, event[_HEADER_BYTES:]), None)
     return about_directories
+
+
+def is_one(gulp: bytes) -> bool:
+    """Whether a gulp is a single event."""
+    return len(gulp) == _size_at(gulp, 0)
 
 
 def _ripen(closed: Closed, wd: int, database: bytes) -> None:
