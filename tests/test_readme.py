@@ -105,6 +105,7 @@ def clone(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.timeout(300)
 def test_a_clone_is_set_up_and_plays_its_demo_by_the_one_line(tmp_path: Path, stranger: Mapping[str, str]) -> None:
     told = subprocess.run(
         ["sh", "-ec", block("sh", "journal-watcher").text],
@@ -113,7 +114,7 @@ def test_a_clone_is_set_up_and_plays_its_demo_by_the_one_line(tmp_path: Path, st
         check=False,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert re.search(r"^Kill to readable: [\d.]+ ms", told.stdout, re.MULTILINE)

@@ -42,6 +42,7 @@ def left_running(script: str, directory: Path, environ: Mapping[str, str], log: 
             shell.wait(30)
 
 
+@pytest.mark.timeout(300)
 def test_nanoclaw_step_by_step(docker_engine: TestEngine, tmp_path: Path) -> None:
     if shutil.which("docker") is None:
         pytest.skip("the docker command is not installed")
@@ -60,7 +61,7 @@ def test_nanoclaw_step_by_step(docker_engine: TestEngine, tmp_path: Path) -> Non
         install, run, kill, _ = (block("sh", NANOCLAW, number).text for number in (1, 2, 3, 4))
 
         checked = subprocess.run(
-            ["sh", "-ec", install], cwd=home, env=environ, check=False, capture_output=True, text=True, timeout=110
+            ["sh", "-ec", install], cwd=home, env=environ, check=False, capture_output=True, text=True, timeout=240
         )
         assert "nanoclaw-session" in checked.stdout, checked.stdout + checked.stderr
         assert checked.returncode == 0, checked.stdout + checked.stderr
