@@ -21,6 +21,7 @@ from watcher.page import guard
 from watcher.page.stream import Stream, TooManyError
 from watcher.page.view import View
 from watcher.page.words import filters
+from watcher.records.history import HistoryError
 from watcher.records.listener import Request, Response, Routes
 
 __all__ = ["STREAM", "App"]
@@ -37,6 +38,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class App:
@@ -137,22 +139,17 @@ class App:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
 
-        def settle(result: T | None, error: BaseException | None) -> None:
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]  # no error, so it is one
+        def tell(settle: Callable[[V], None], value: V) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(lambda: None if done.done() else settle(value))
 
         def run() -> None:
-            result, failed = None, None
             try:
                 result = call()
             except Exception as error:  # noqa: BLE001 - the top of a thread; it is raised where it is waited for
-                failed = error
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(settle, result, failed)
+                tell(done.set_exception, error)
+            else:
+                tell(done.set_result, result)
 
         threading.Thread(target=run, name="http-answer", daemon=True).start()
         return await done
@@ -186,7 +183,7 @@ class App:
     async def _read_older(self) -> None:
         try:
             entries = await self._in_thread(self._older)
-        except Exception as error:  # noqa: BLE001 - the page is there without it, too
+        except HistoryError as error:
             logger.warning("the page shows nothing of the history: {}", error)
             entries = []
         self._view.take_older(entries)

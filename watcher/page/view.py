@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from watcher.advice import by_hand
 from watcher.decision import Decision, Finding
+from watcher.hints.sweep import Swept
 from watcher.names import printable
 from watcher.page.recent import MOST, Recent
 from watcher.page.words import headline, standing, why
@@ -83,7 +84,7 @@ class View:
         self._known: dict[Place, tuple[Finding, float, str | None, Row]] = {}
         self._number = 0
         self._older: list[Row] | None = None
-        self._swept: object = None
+        self._swept: Swept | None = None
         self._sessions_total = 0
 
     @property
@@ -190,9 +191,9 @@ class View:
     # --- sessions and service ---
 
     def _advance_sessions(self, change: Change) -> None:
-        if self._swept == (swept := (self._vitals.last_sweep, self._vitals.installation)):
+        if self._swept is self._vitals.swept:
             return
-        self._swept = swept
+        self._swept = self._vitals.swept
         found: list[str] = []
         total = text = 0
         for directory in self._vitals.installation.sessions():

@@ -19,6 +19,8 @@ const KINDS = { held: "person", refused: "person", stuck: "person", hot: "hot", 
 let shown = STEP;
 let filter = "all";
 let opened = null;
+let listed = null;
+let known = null;
 
 const byId = (id) => document.getElementById(id);
 
@@ -78,7 +80,10 @@ export function renderSessions(state) {
   const wanted = byId("search").value.trim().toLowerCase();
   const first = [];
   const rest = [];
-  const known = new Set(state.sessions);
+  if (listed !== state.sessions) {
+    listed = state.sessions;
+    known = new Set(listed);
+  }
   const unlisted = [...standings.keys()].filter((session) => !known.has(session));
   let matching = 0;
   for (const session of unlisted.length > 0 ? [...unlisted, ...state.sessions] : state.sessions) {
@@ -104,11 +109,11 @@ export function renderSessions(state) {
   if (opened !== null) fill(state);
 }
 
-function found(matching, listed, state) {
+function found(matching, shownNow, state) {
   const total = state.service.sessions;
   const beyond = total > state.sessions.length ? ` Only ${count(state.sessions.length)} of ${count(total)} sessions can be found here.` : "";
   if (matching === 0) return `No session matches.${beyond}`;
-  if (listed < matching) return `${count(listed)} of ${counted(matching, "session")}.${beyond}`;
+  if (shownNow < matching) return `${count(shownNow)} of ${counted(matching, "session")}.${beyond}`;
   return `${counted(matching, "session")}.${beyond}`;
 }
 
