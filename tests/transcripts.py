@@ -11,12 +11,12 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Shell", "Typed", "pattern_of", "shell_in", "typed_in"]
+__all__ = ["Shell", "Typed", "differences", "pattern_of", "shell_in", "typed_in"]
 
 _PROMPT = "readme> "
 _DEADLINE_S = 30.0
@@ -104,7 +104,7 @@ class Shell:
         self.type("stty -echo")
 
     def type(self, command: str, shows: Sequence[re.Pattern[str]] = ()) -> list[str]:
-        """Type a line, and wait for the prompt and for all that it is to show, in this order.
+        """Type a line, and wait for the prompt and for all that it is to show; what runs behind may be late.
 
         Returns:
             The lines that came.
@@ -124,8 +124,7 @@ class Shell:
         self._process.wait(10)
         os.close(self._ours)
 
-    def _read_until(self, has_come: object) -> None:
-        assert callable(has_come)
+    def _read_until(self, has_come: Callable[[str], bool]) -> None:
         until = time.monotonic() + _DEADLINE_S
         while not has_come(self._seen):
             left = until - time.monotonic()
