@@ -31,7 +31,7 @@ STREAM = "/events"
 _TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 _MOST_ANSWERS = 2
 """At the same time, of each kind: who asks for one thing in a hundred ways keeps none of the others waiting."""
-_MOST_SESSIONS = 100
+_MOST_SESSIONS = 50
 _MOST_RECOVERIES = 20
 
 Scope = MutableMapping[str, Any]
