@@ -19,7 +19,7 @@ from watcher.advice import in_words
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
-from watcher.memory import keep_together
+from watcher.memory import Spare, keep_together
 from watcher.names import printable
 from watcher.outward import Outward
 from watcher.owner.clock import WallClock
@@ -77,6 +77,7 @@ class Service:
         self._inbox: queue.SimpleQueue[_Asked | Trouble | Swept | None] = queue.SimpleQueue()
         self._repeats = Repeats(capacity=100)
         self._status_due: float | None = None
+        self._spare = Spare()
         self._failed = False
         self._manager = ServiceManager()
         self._watchdog = Watchdog(self._manager, lambda: self._inbox.put(_Asked.SIGN))
@@ -224,6 +225,7 @@ class Service:
         self._outward.tally.swept(swept.duration_s)
         self._vitals.last_sweep, self._vitals.swept = swept.ended, swept
         announcements.swept(swept, self._settings)
+        self._spare.look(sum(self._vitals.status().recoveries.values()))
         self._remember_clock()
         self._report_soon()
 
