@@ -7,7 +7,7 @@ its first sweep: no recovery waits for them.
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import threading
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -87,12 +87,17 @@ class PageServer:
 
     def _run(self) -> None:
         try:
-            waited_for = [self._socket.fileno(), self._stop_read]
-            asked, _, _ = select.select(waited_for, [], [], _LOADS_AFTER_S)
-            if self._stop_read not in asked:
+            if self._is_to_begin():
                 self._serve()
         except Exception:  # noqa: BLE001 - the top of a thread; recoveries go on without it
             logger.exception("nothing is served by HTTP any more until a restart or a reload")
+
+    def _is_to_begin(self) -> bool:
+        """Wait until somebody asks, or for a while. False where it was stopped before."""
+        with selectors.DefaultSelector() as waiting:
+            waiting.register(self._socket, selectors.EVENT_READ)
+            waiting.register(self._stop_read, selectors.EVENT_READ)
+            return all(key.fd != self._stop_read for key, _ in waiting.select(_LOADS_AFTER_S))
 
     def _serve(self) -> None:
         from watcher.page.app import App  # noqa: PLC0415 - see above
