@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -19,11 +20,14 @@ import pytest
 
 from tests.running import Runner, Service, free_port, wait_until
 from tests.writers import CrashedPair, crash, make_database, writing, writing_unseen
+from watcher.hints.inotify_events import Inotify
 from watcher.page.recent import MOST, Recent
 from watcher.page.words import headline
 from watcher.records.record import Outcome, Record
 from watcher.records.status import Journals
 
+IN_OPEN = 0x20
+"""inotify(7); the same for a file and for a directory that is listed."""
 HOSTILE = "<script>alert(1)</script>\"'&\n\u202egpj.exe"
 
 
@@ -464,6 +468,33 @@ def test_the_headline_says_how_it_goes(counts: Journals, words: str) -> None:
 
 
 # --- what it costs, and how it ends ---
+
+
+def test_nothing_in_the_tree_is_opened_for_the_page(runner: Runner, port: int) -> None:
+    database = database_in(runner)
+    served(runner, port, watch={"sweep_interval": "1h"})
+    opens = Inotify()
+    with ExitStack() as closing_:
+        closing_.callback(opens.close)
+        for directory in (runner.root, database.parent.parent, database.parent):
+            descriptor = os.open(directory, os.O_RDONLY)
+            closing_.callback(os.close, descriptor)
+            opens.watch(descriptor, IN_OPEN)
+        with opened(port) as page:
+            page.next()
+            wait_until(lambda: _is_quiet(opens))
+            for _ in range(5):
+                assert ask(port, "/").status == 200
+        assert opens.read() == b""
+        database.read_bytes()
+        assert opens.read() != b""
+
+
+def _is_quiet(opens: Inotify) -> bool:
+    """Whether what the service opens at its start is over."""
+    opens.read()
+    time.sleep(0.3)
+    return opens.read() == b""
 
 
 def test_an_open_page_of_a_quiet_service_costs_nothing(runner: Runner, port: int) -> None:
