@@ -13,7 +13,10 @@ const WINDOWS = [
   [60, "minute"], [300, "5 minutes"], [900, "15 minutes"], [3600, "hour"], [6 * 3600, "6 hours"], [86400, "day"],
   [7 * 86400, "week"], [90 * 86400, "90 days"], [3650 * 86400, "10 years"],
 ];
-const STEPS = [10, 60, 300, 900, 3600, 6 * 3600, 86400, 7 * 86400, 30 * 86400];
+const STEPS = [
+  10, 30, 60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600, 12 * 3600,
+  86400, 3 * 86400, 7 * 86400, 30 * 86400, 365 * 86400,
+];
 const SHAPES = {
   recovered: "M-3.500,0a3.500,3.500 0 1,0 7,0a3.500,3.500 0 1,0 -7,0z",
   failed: "M-4,-4L4,4M-4,4L4,-4",
@@ -68,7 +71,7 @@ function grid(group, width, longest, y, to, window, x) {
   for (let ms = 1; ms <= longest; ms *= 10) {
     lines.push({ key: `y${ms}`, x1: LEFT, x2: width - RIGHT, y1: y(ms), y2: y(ms), text: took(ms).replace(".0", ""), tx: LEFT - 8, ty: y(ms) + 4, anchor: "end" });
   }
-  const step = STEPS.find((each) => window / each <= (width < 560 ? 4 : 8)) ?? STEPS.at(-1);
+  const step = STEPS.find((each) => window / each <= Math.min(8, (width - LEFT - RIGHT) / 95 + 1)) ?? STEPS.at(-1);
   for (let back = step; back <= window; back += step) {
     const at = x(to - back);
     if (at < LEFT + 14) break;
