@@ -337,7 +337,7 @@ class Reconciler:
         now = time.monotonic()
         with self._lock:
             known = self._known.get(finding.place)
-            fresh = known is None
+            counts_change = known is None or known.finding.decision is not finding.decision
             if known is not None and _same(known.finding, finding):
                 known.finding = finding
                 known.looks += 1
@@ -356,7 +356,8 @@ class Reconciler:
                 self._known.pop(finding.place, None)
         if finding.decision is not Decision.IGNORE:
             self._reports.found(finding)
-            if fresh and finding.decision is not Decision.RECOVER:  # else when it is through: now it would cost time
+            # To be recovered: when it is through. Now it would cost time.
+            if counts_change and finding.decision is not Decision.RECOVER:
                 self._changed()
         return known
 
