@@ -116,7 +116,7 @@ def test_a_flood_of_junk_journals(runner: Runner, crashed: CrashedPair, junk: Ca
 
 def test_a_flood_of_directories(runner: Runner, crashed: CrashedPair) -> None:
     """Without a layout anything below a session's directory may be a session, and is still that one's."""
-    runner.configure(watch={"sweep_interval": "2s"}, log={"level": "INFO"})
+    runner.configure(watch={"sweep_interval": "20s"}, log={"level": "INFO"})
     service = runner.start(wait="started")
     neighbour = Neighbour(runner, service, crashed)
     for number in range(FILES):

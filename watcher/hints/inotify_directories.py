@@ -28,6 +28,9 @@ _ABOUT_ITSELF = In.IGNORED | In.DELETE_SELF | In.MOVE_SELF | In.UNMOUNT
 _MOST_NEWS = 64
 """Names that are remembered for one directory: beyond them it is listed as a whole."""
 _ENTRIES_IN_A_STEP = 256
+_STEPS_IN_A_TURN = 256
+_MOST_PAUSED = 8
+"""Each holds two descriptors."""
 
 Steps = Generator[None, None, None]
 
@@ -168,16 +171,49 @@ class Directories:
     # --- doing it ---
 
     def _all_steps(self) -> Steps:
-        while self._due or self._unlisted:
-            if self._due:
-                directory = heappop(self._due)[2]
-                directory.queued = False
-                yield from self._settle(directory)
-            else:
-                # The first watches are set before any session is listed: that long the rest would be deaf.
-                self.ready = True
-                yield from self._list_leaves(next(iter(self._unlisted)))
-        self.ready = True
+        paused: dict[Directory, Steps] = {}
+        again: set[Directory] = set()  # they are due while they are still at it
+        try:
+            while self._due or paused or self._unlisted:
+                if self._due:
+                    directory = heappop(self._due)[2]
+                    if directory in paused:
+                        again.add(directory)
+                    else:
+                        directory.queued = False
+                        steps = self._settle(directory)
+                        if not (
+                            yield from self._some(steps, None if len(paused) >= _MOST_PAUSED else _STEPS_IN_A_TURN)
+                        ):
+                            paused[directory] = steps
+                elif not paused:
+                    # The first watches are set before any session is listed: that long the rest would be deaf.
+                    self.ready = True
+                    yield from self._list_leaves(next(iter(self._unlisted)))
+                if paused:
+                    # A directory full of directories lets the others go between its turns.
+                    directory = next(iter(paused))
+                    steps = paused.pop(directory)
+                    if not (yield from self._some(steps, _STEPS_IN_A_TURN)):
+                        paused[directory] = steps
+                    elif directory in again:
+                        again.discard(directory)
+                        directory.queued = False
+                        self._queue(directory)
+            self.ready = True
+        finally:
+            for steps in paused.values():
+                steps.close()
+
+    def _some(self, steps: Steps, most: int | None) -> Generator[None, None, bool]:
+        """Some of these steps; True where they have come to their end."""
+        done = 0
+        while most is None or done < most:
+            if next(steps, self) is self:
+                return True
+            done += 1
+            yield
+        return False
 
     def _settle(self, directory: Directory) -> Steps:
         listing, news = directory.listing, directory.news or ()
