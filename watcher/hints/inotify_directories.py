@@ -13,6 +13,7 @@ import os
 from collections.abc import Generator
 from heapq import heappop, heappush
 from itertools import count
+from time import monotonic
 
 from watcher.hints.inotify_events import DirectoryEvent, In, Inotify
 from watcher.hints.inotify_map import Directory, Listing, WatchMap
@@ -28,7 +29,8 @@ _ABOUT_ITSELF = In.IGNORED | In.DELETE_SELF | In.MOVE_SELF | In.UNMOUNT
 _MOST_NEWS = 64
 """Names that are remembered for one directory: beyond them it is listed as a whole."""
 _ENTRIES_IN_A_STEP = 256
-_STEPS_IN_A_TURN = 256
+_WORKS_FOR_S = 0.02
+_STEPS_IN_A_TURN = 16
 _MOST_PAUSED = 8
 """Each holds two descriptors."""
 
@@ -119,13 +121,17 @@ class Directories:
             self._list(directory, Listing.NEW)
 
     def work(self, steps: int, now: float) -> None:
-        """Do some of it. A step is one directory, or some hundred files.
+        """Do some of it: so many steps, as far as there is time for them before the next events are read. A step is
+        one directory, or some hundred files.
 
         Raises:
             RootMissingError: the root is not there any more.
         """
         self._steps = self._steps or self._all_steps()
+        until = monotonic() + _WORKS_FOR_S
         for _ in range(steps):
+            if monotonic() > until:
+                return
             if next(self._steps, self) is self:
                 self._steps = None
                 self._used_up = None
