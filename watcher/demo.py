@@ -107,7 +107,7 @@ class Story:
             As :meth:`_kill`, of the last one.
         """
         step.say(
-            f"A host polls agents/{victim.name} every millisecond, read-only. Its transaction has spilled: the database"
+            f"A host polls agents/{victim.name} without a rest, read-only. Its transaction has spilled: the database"
             " holds pages that were never committed, and the hot journal beside it what it takes to undo them."
         )
         for number in range(_MOST_KILLS):
@@ -172,6 +172,7 @@ class Story:
         Raises:
             NotShownError: its database is not recovered, or holds anything but what was committed.
         """
+        host.hurry()
         killed_at = writer.kill()
         good = host.first(
             f"the database of {writer.name} can be read again",

@@ -185,6 +185,7 @@ class Host:
 
     database: Path
     polls: list[Poll] = field(default_factory=list)  # the thread appends; others look at what is there
+    _hurried: threading.Event = field(default_factory=threading.Event)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -197,6 +198,10 @@ class Host:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(STOPS_WITHIN_S)
+
+    def hurry(self) -> None:
+        """From now on it polls without a pause: what comes may be over within two milliseconds."""
+        self._hurried.set()
 
     def first(self, what: str, wanted: Callable[[Poll], bool], deadline_s: float) -> Poll:
         """Wait for the first poll that is wanted.
@@ -215,7 +220,7 @@ class Host:
         return _wait_for(what, look, deadline_s)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_POLL_PAUSE_S):
+        while not self._stopping.wait(0.0 if self._hurried.is_set() else _POLL_PAUSE_S):
             try:
                 contents = contents_of(self.database)
             except sqlite3.Error as error:

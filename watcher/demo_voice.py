@@ -75,11 +75,8 @@ class Voice:
     """Prints on stdout. A terminal gets colours (not with NO_COLOR) and movement, and at the end the same text."""
 
     def __init__(self) -> None:
-        colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-        out = Console(highlight=False, markup=False, emoji=False, color_system=colours)
+        out = self._out = _console()
         self.moves = out.is_terminal and not out.is_dumb_terminal
-        out.width = min(out.width, _WIDEST) if out.is_terminal else _PIPE_WIDTH
-        self._out = out
         self._steps = 0
         unicode = out.encoding.startswith("utf")
         self.good, self.bad, self.dot, self.spinner = ("✓", "✗", "●", "dots") if unicode else ("+", "x", "*", "line")
@@ -139,6 +136,7 @@ class Voice:
         self.say(printable(what))
 
     def interrupted(self) -> None:
+        self._out = _console()  # the other one may have been interrupted, too, and would keep all that it is given
         self._out.print()
         self.print(Text("Interrupted. Its processes are ended, and its files removed."), 0)
 
@@ -254,6 +252,13 @@ class _Waiting:
         else:
             told = Text(f"{self._voice.dot} the host's poll reads {counted(last.contents.commits, 'commit')}", "green")
         return Group(Text(), told.append(f" ({counted(len(polls), 'poll')})", "dim"), words)
+
+
+def _console() -> Console:
+    colours: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    out = Console(highlight=False, markup=False, emoji=False, color_system=colours)
+    out.width = min(out.width, _WIDEST) if out.is_terminal else _PIPE_WIDTH
+    return out
 
 
 def _state(voice: Voice, seen: Sequence[Moment]) -> Text:
