@@ -20,7 +20,7 @@ __all__ = ["play"]
 
 _NEIGHBOURS = 3
 _ORDINARY_COMMITS = 20
-_MOST_KILLS = 5
+_MOST_KILLS = 3
 _RESTRAINT_S = 3.5
 """The service looks at a journal that waits again after 1 s, and after 2 s more."""
 _LEAVES_ALONE = {"journal_found", "owner_alive"}
