@@ -291,12 +291,14 @@ def test_a_restarted_engine_is_followed_again_and_everything_is_looked_at(kind: 
         hints.start()
         until(lambda: wakes.gaps == 1, "the events are subscribed to")
         run(SCRIPT, "stop", address, kind)
-        until(lambda: told == ["lost"], "the engine is lost")
+        # On a loaded machine it may have been lost for a moment before.
+        until(lambda: told[-1:] == ["lost"], "the engine is lost")
+        gaps = wakes.gaps
         assert ask(probe, tree.database()).answer is Answer.UNKNOWN
         run(SCRIPT, "start", address, kind)
-        took = until(lambda: wakes.gaps == 2, "everything is looked at after the gap")
+        took = until(lambda: wakes.gaps > gaps, "everything is looked at after the gap")
         assert took < 10
-        assert told == ["lost", "back"]
+        until(lambda: told[-2:] == ["lost", "back"], "the engine is back")
         assert ask(probe, tree.database()).answer is Answer.EXITED
         again = connected(kind, address)
         wakes.all.clear()
