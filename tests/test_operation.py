@@ -110,13 +110,14 @@ def test_settings_that_are_rejected_end_a_reload_too(runner: Runner, tmp_path: P
 def test_the_watchdog_is_told_that_we_live_and_nothing_else_wakes_us(runner: Runner, tmp_path: Path) -> None:
     with manager(tmp_path, watchdog_s=1.5) as listening:
         service = runner.start(environ=listening.environ)
-        listening.wait_for("READY=1")
-        listening.wait_for("STATUS=watching 1 directories")  # after this nothing changes any more
+        ready = listening.wait_for("READY=1")
+        if not ready["STATUS"].startswith("watching 1 directories"):  # after this nothing changes any more
+            listening.wait_for("STATUS=watching 1 directories")
         listening.wait_for("WATCHDOG=1")
         woken = wakings(service)
-        told = [listening.receive(1.5) for _ in range(5)]
-        assert sum("STATUS" in each for each in told) <= 1, "the first one may come late"
-        assert all(each == {"WATCHDOG": "1"} for each in told if "STATUS" not in each)
+        told = [sorted(listening.receive(1.5) or ()) for _ in range(5)]
+        assert told.count(["STATUS"]) <= 1, "the first one may come late"
+        assert told.count(["WATCHDOG"]) + told.count(["STATUS"]) == 5
         if woken is not None:
             assert (wakings(service) or 0) - woken < 60  # main thread and one worker, twice a turn at the most
 
