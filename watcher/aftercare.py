@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from loguru import logger
@@ -20,15 +21,21 @@ from watcher.verification import Health
 __all__ = ["Aftercare"]
 
 _MOST_WAITING = 10_000
+_GIVES_WAY_S, _LOOKS_S = 5.0, 0.1
 
 
 class Aftercare:
-    """One thread, so that neither a slow disk nor a hostile schema holds up a recovery."""
+    """One thread, so that neither a slow disk nor a hostile schema holds up a recovery.
 
-    def __init__(self, looker: Looker, recovery: Recovery, reports: Reports) -> None:
+    Args:
+        busy: whether recoveries are waiting: for some seconds it gives way to them.
+    """
+
+    def __init__(self, looker: Looker, recovery: Recovery, reports: Reports, busy: Callable[[], bool]) -> None:
         self._looker = looker
         self._recovery = recovery
         self._reports = reports
+        self._busy = busy
         self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aftercare", daemon=True)
@@ -63,10 +70,16 @@ class Aftercare:
 
     def _run(self) -> None:
         while (task := self._waiting.get()) is not None and self.goes_on:
+            self._give_way()
             try:
                 task()
             except Exception:  # noqa: BLE001 - the top of a thread, which must go on for the other places
                 logger.exception("what comes after a recovery failed")
+
+    def _give_way(self) -> None:
+        until = time.monotonic() + _GIVES_WAY_S
+        while self._busy() and time.monotonic() < until and not self._stopping.wait(_LOOKS_S):
+            pass
 
     def _care(self, place: Place, record: Record) -> None:
         if record.snapshot is not None:

@@ -150,7 +150,9 @@ class Installation:
         self._changed = changed
         self.reports = Reports(keep, tally.found)
         self._survey = survey = Survey(self.rooms.tree)
-        self._aftercare = Aftercare(self.rooms.looker, self.rooms.recovery, self.reports)
+        self._aftercare = Aftercare(
+            self.rooms.looker, self.rooms.recovery, self.reports, busy=lambda: self.reconciler.backlog() > 0
+        )
         self.reconciler = Reconciler(
             self.rooms.looker,
             self.rooms.examiner,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -16,6 +17,9 @@ __all__ = ["Recorder"]
 
 _BATCH = 500
 """Records per transaction: a mass recovery costs one commit for so many, and not one for each."""
+_APART_S = 0.1
+"""Between two commits: each wants the disk and the interpreter's lock, which recoveries want, too. A hundred commits in
+between made 500 recoveries take half as long again."""
 
 
 class Recorder:
@@ -54,7 +58,8 @@ class Recorder:
         self._in_hand = 0
         self._lost = 0
         self._stopping = False
-        self._pause_s = 0.0  # the thread's own; 0 while all is well
+        self._pause_s = 0.0  # the thread's own, like the next one; 0 while all is well
+        self._next_due = 0.0  # by time.monotonic
         # A daemon, since a disk that hangs must not keep the process: stop() waits for it, but not for ever.
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -108,6 +113,7 @@ class Recorder:
             waiting, over = self._put_back(batch)
             self._on_failed(error, waiting)
             return not over
+        self._next_due = time.monotonic() + _APART_S
         with self._changed:
             self._in_hand = 0
             lost = self._lost
@@ -142,6 +148,9 @@ class Recorder:
             if self._pause_s:
                 self._changed.wait_for(lambda: self._stopping, self._pause_s)
             self._changed.wait_for(lambda: self._waiting or self._stopping)
+            left_s = self._next_due - time.monotonic()
+            if left_s > 0:
+                self._changed.wait_for(lambda: self._stopping, left_s)
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             self._in_hand = len(batch)
             return batch
