@@ -34,6 +34,8 @@ __all__ = ["InotifyEmitter"]
 
 _LINGER_S = 0.0002
 """How long a close waits for its delete when it is quiet: about ten times what lies between the two."""
+_ALONE_MS = 1
+"""How long one that was read alone waits for whatever comes next: the least that poll(2) can."""
 _GATHER_S = 0.004
 """How long events are let gather under load. A timer costs as much CPU as to be woken up, so it pays only where it
 brings several commits together."""
@@ -137,8 +139,9 @@ class InotifyEmitter(HintEmitter):
             except BlockingIOError:  # it was `stop`, or the timer
                 return []
             if gulp not in spent and is_one(gulp):
-                # A close without its delete, most likely: to wait for it here is cheaper than a turn for the two.
-                time.sleep(_LINGER_S)
+                # A close without its delete, or without the close of its database, which makes it a death: to wait
+                # here for whichever comes is cheaper than a turn for the two.
+                poll(_ALONE_MS)
                 gulp += self._inotify.read()
             if gulp not in spent:
                 about_directories = sift(gulp, closed, turn)
