@@ -114,6 +114,8 @@ def _draw_watch(axes: Axes, result: Mapping[str, Any]) -> None:
                 axes.scatter(cost, row, s=62, color=colour, linewidths=0)
                 if row == len(parts) // 2:
                     place = _BELOW if name == watch.INOTIFYWAIT else _ABOVE  # neighbours may lie side by side
+                    if name == watch.WATCHDOG:  # far to the right, where the ratios begin
+                        place = place | {"ha": "right"}
                     axes.annotate(label, (cost, row), color=colour, **place)
         axes.text(1.01, row, _watch_in_words(rows), transform=_beside(axes), va="center")
     _name_rows(axes, [(_rate_in_words(part, rows), _INK) for part, rows in parts.items()])
