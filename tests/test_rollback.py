@@ -330,6 +330,17 @@ def test_no_other_file_is_seen_opened_or_deleted_through_the_view(database: Path
     assert everything_in(tree) == before
 
 
+def test_a_journal_that_has_lost_its_name_is_not_opened(database: Path) -> None:
+    """Its transaction was committed since SQLite has asked whether it is there."""
+    with looked_at(database) as (pair, _):
+        grant = narrow.Grant(pair.directory_fd, pair.path, pair.pinned_database, pair.pinned_journal)
+        assert grant.sees(grant.names.journal)
+        journal_of(database).unlink()
+        with pytest.raises(PermissionError):
+            grant.opens(grant.names.journal, os.O_RDWR)
+        assert grant.was_replaced
+
+
 def test_connections_that_open_and_close_in_many_threads_do_not_wait_for_each_other_for_ever(
     tree: Path, crashed: CrashedPair
 ) -> None:
