@@ -22,6 +22,7 @@ import pytest
 from tests.crashlab.sessions import Bytes
 from tests.writers import journal_of
 from watcher import narrow
+from watcher.unix_vfs import VFS
 
 _SECTOR_BYTES = 512
 
@@ -161,7 +162,7 @@ def faulty_disk(database: Path) -> Iterator[FaultyDisk]:
                 raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         unlink(name, dir_fd=dir_fd)
 
-    view = narrow.VFS
+    view = VFS
 
     class Shim(apsw.VFS):
         """Between SQLite and its unix VFS."""

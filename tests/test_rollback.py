@@ -32,6 +32,7 @@ from watcher import narrow
 from watcher.look import Look, Pair
 from watcher.rollback import BusyError, CorruptError, RollbackError, Rolled, read_back, roll_back
 from watcher.tree import Place
+from watcher.unix_vfs import VFS, through
 
 PAGE_SIZES = [512 << power for power in range(8)]
 
@@ -310,17 +311,15 @@ def test_no_other_file_is_seen_opened_or_deleted_through_the_view(database: Path
     make_database(victim)
     with looked_at(database) as (pair, look):
         grant = narrow.Grant(pair.directory_fd, pair.path, pair.pinned_database, pair.pinned_journal)
-        vfs = apsw.VFS("through", narrow.VFS)
+        vfs = apsw.VFS("through", VFS)
         before = everything_in(tree)
-        with narrow._granted(grant):
+        with through(grant):
             for other in (str(victim), "/etc/passwd", f"{grant.alias}-shm", f"/proc/self/fd/{pair.directory_fd}/x"):
                 with pytest.raises(apsw.CantOpenError):
                     vfs.xAccess(other, apsw.SQLITE_ACCESS_EXISTS)
                 for kind in (apsw.SQLITE_OPEN_MAIN_DB, apsw.SQLITE_OPEN_SUPER_JOURNAL, apsw.SQLITE_OPEN_TEMP_DB):
                     with pytest.raises(apsw.Error):
-                        apsw.VFSFile(
-                            narrow.VFS, other, [kind | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, 0]
-                        )
+                        apsw.VFSFile(VFS, other, [kind | apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE, 0])
                 with pytest.raises(apsw.IOError):
                     vfs.xDelete(other, False)
             with pytest.raises(apsw.IOError):
