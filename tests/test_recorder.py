@@ -202,3 +202,25 @@ def test_a_defect_costs_its_batch_and_not_the_thread(
         desk.add(1, 2)
         eventually(lambda: kept(desk) == [1])
     assert "Exception in thread" not in capfd.readouterr().err
+
+
+def test_records_that_come_one_by_one_share_their_commits(tmp_path: Path) -> None:
+    """A commit for each would take disk and interpreter from the recoveries that they tell of."""
+    desk, apart = desk_at(tmp_path / "history.db"), threading.Event()
+    with at_work(desk):
+        began = time.monotonic()
+        for number in range(100):
+            desk.add(number, number + 1)
+            apart.wait(0.005)
+        took_s = time.monotonic() - began
+    assert len(desk.history.query()) == 100
+    assert desk.history.commits <= 3 + took_s / 0.1
+
+
+def test_one_after_a_while_is_written_at_once(tmp_path: Path) -> None:
+    desk = desk_at(tmp_path / "history.db")
+    with at_work(desk):
+        desk.add(0, 1)
+        eventually(lambda: desk.history.commits == 1)
+        desk.add(1, 2)
+        eventually(lambda: len(desk.history.query()) == 2, deadline_s=5.0)

@@ -28,7 +28,7 @@ class Aftercare:
     """One thread, so that neither a slow disk nor a hostile schema holds up a recovery.
 
     Args:
-        busy: whether recoveries are waiting: for some seconds it gives way to them.
+        busy: whether recoveries are waiting: what has waited for less than some seconds gives way to them.
     """
 
     def __init__(self, looker: Looker, recovery: Recovery, reports: Reports, busy: Callable[[], bool]) -> None:
@@ -36,7 +36,7 @@ class Aftercare:
         self._recovery = recovery
         self._reports = reports
         self._busy = busy
-        self._waiting: queue.Queue[Callable[[], None] | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aftercare", daemon=True)
 
@@ -46,22 +46,19 @@ class Aftercare:
     def stop(self, deadline_s: float = 1.0) -> None:
         """End the thread; what waits is left out. A verification that runs dies with the process."""
         self._stopping.set()
-        try:
-            self._waiting.put_nowait(None)
-        except queue.Full:
-            pass  # it has something to wake up for
+        self._waiting.put(None)
         self._thread.join(deadline_s)
 
     def add(self, place: Place, record: Record) -> None:
         """A database was recovered, or came out corrupt. Never waits: of a storm the last are left out, and said."""
-        try:
-            self._waiting.put_nowait(lambda: self._care(place, record))
-        except queue.Full:
+        if self._waiting.qsize() < _MOST_WAITING:
+            self.add_task(lambda: self._care(place, record))
+        else:
             self._reports.unverified(place, record, "too many recoveries at once")
 
     def add_task(self, task: Callable[[], None]) -> None:
-        """Something else that has time; before the start of the work, when there is room."""
-        self._waiting.put_nowait(task)
+        """Something else that has time. Never waits."""
+        self._waiting.put((time.monotonic(), task))
 
     @property
     def goes_on(self) -> bool:
@@ -69,15 +66,16 @@ class Aftercare:
         return not self._stopping.is_set()
 
     def _run(self) -> None:
-        while (task := self._waiting.get()) is not None and self.goes_on:
-            self._give_way()
+        while (waiting := self._waiting.get()) is not None and self.goes_on:
+            since, task = waiting
+            self._give_way(since + _GIVES_WAY_S)
             try:
                 task()
             except Exception:  # noqa: BLE001 - the top of a thread, which must go on for the other places
                 logger.exception("what comes after a recovery failed")
 
-    def _give_way(self) -> None:
-        until = time.monotonic() + _GIVES_WAY_S
+    def _give_way(self, until: float) -> None:
+        """A flood that never ends delays each by the same, and not one by the other."""
         while self._busy() and time.monotonic() < until and not self._stopping.wait(_LOOKS_S):
             pass
 

@@ -1,0 +1,69 @@
+"""What has time gives way to recoveries, and not for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.hostile import Host
+from tests.running import wait_until
+from watcher import aftercare
+from watcher.aftercare import Aftercare
+from watcher.reports import Reports
+
+
+@contextmanager
+def at_work(host: Host, busy: Callable[[], bool]) -> Iterator[Aftercare]:
+    reports = Reports(lambda _record, _change: None, lambda _state: None, host.rooms.tree.session_of)
+    made = Aftercare(host.rooms.looker, host.rooms.recovery, reports, busy)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_it_begins_when_no_journal_waits_any_more(host: Host) -> None:
+    quiet, done, moments = threading.Event(), threading.Event(), list[bool]()
+
+    def task() -> None:
+        moments.append(quiet.is_set())
+        done.set()
+
+    asked = 0
+
+    def busy() -> bool:
+        nonlocal asked
+        asked += 1
+        return not quiet.is_set()
+
+    with at_work(host, busy) as care:
+        care.add_task(task)
+        wait_until(lambda: asked > 1)
+        quiet.set()
+        assert done.wait(10)
+    assert moments == [True]
+
+
+def test_a_flood_that_never_ends_delays_all_of_it_by_the_same(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 0.5)
+    done = threading.Semaphore(0)
+    with at_work(host, lambda: True) as care:
+        began = time.monotonic()
+        for _ in range(20):
+            care.add_task(done.release)
+        for _ in range(20):
+            assert done.acquire(timeout=10)
+        took = time.monotonic() - began
+    assert 0.5 <= took < 5.0
+
+
+def test_it_ends_at_once_whatever_it_gives_way_to(host: Host) -> None:
+    with at_work(host, lambda: True) as care:
+        care.add_task(lambda: None)
+        began = time.monotonic()
+    assert time.monotonic() - began < 1.0
