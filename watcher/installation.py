@@ -148,7 +148,7 @@ class Installation:
         )
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
-        self.reports = Reports(keep, tally.found)
+        self.reports = Reports(keep, tally.found, self.rooms.tree.session_of)
         self._survey = survey = Survey(self.rooms.tree)
         self._aftercare = Aftercare(
             self.rooms.looker, self.rooms.recovery, self.reports, busy=lambda: self.reconciler.backlog() > 0

@@ -27,7 +27,7 @@ __all__ = ["Reports", "change_of", "record_of"]
 
 _MOST_REFUSED_PER_DIRECTORY = 20
 _REFUSED_WITHIN_S = 3600.0
-_MOST_DIRECTORIES = 10_000
+_MOST_SESSIONS = 10_000
 
 
 class Reports:
@@ -36,15 +36,22 @@ class Reports:
     Args:
         keep: takes a record for the history, with the text that stays the same until something has changed.
         count_found: takes the state of each journal that was not known, or has changed.
+        session_of: the directory whose writer a place is (:meth:`watcher.tree.Tree.session_of`).
     """
 
-    def __init__(self, keep: Callable[[Record, str], None], count_found: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        keep: Callable[[Record, str], None],
+        count_found: Callable[[str], None],
+        session_of: Callable[[Place], str],
+    ) -> None:
+        self._session_of = session_of
         self._keep = keep
         self._count_found = count_found
         self._repeats = Repeats()
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()  # guarded by _lock, like the next one
-        self._refused: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by directory: told, since when
+        self._refused: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by session: told, since when
 
     def recoveries(self) -> dict[str, int]:
         """How many there were of each outcome since the start."""
@@ -116,9 +123,7 @@ class Reports:
 
     def refused(self, finding: Finding) -> None:
         """A journal that is not ours to touch; told once per change of it."""
-        # Without a layout, a directory below that of a session is its writer's, too.
-        directory = finding.place.directory if finding.session else finding.place.directory.partition("/")[0]
-        told = self._count_refused(directory)
+        told = self._count_refused(self._session_of(finding.place))
         self.count(Outcome.REFUSED)
         if told > _MOST_REFUSED_PER_DIRECTORY:
             return
@@ -222,15 +227,15 @@ class Reports:
                 exception=None if isinstance(error, OSError) else error,
             )
 
-    def _count_refused(self, directory: str) -> int:
-        """How many were refused in this directory within the hour, this one included."""
+    def _count_refused(self, session: str) -> int:
+        """How many were refused in this session within the hour, this one included."""
         now = time.monotonic()
         with self._lock:
-            told, since = self._refused.pop(directory, (0, now))
+            told, since = self._refused.pop(session, (0, now))
             if now - since > _REFUSED_WITHIN_S:
                 told, since = 0, now
-            self._refused[directory] = (told + 1, since)
-            if len(self._refused) > _MOST_DIRECTORIES:
+            self._refused[session] = (told + 1, since)
+            if len(self._refused) > _MOST_SESSIONS:
                 self._refused.popitem(last=False)
             return told + 1
 
