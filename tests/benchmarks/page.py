@@ -146,7 +146,7 @@ def _loaded(running: Running, tree: Path, journal: bytes, options: argparse.Name
 
     load = threading.Thread(target=crash)
     load.start()
-    time.sleep(1)
+    time.sleep(1)  # the first of them are dearer
     percent = _idle(running, options.seconds)
     ended.set()
     load.join()

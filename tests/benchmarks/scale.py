@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime
+from functools import partial
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -84,7 +85,7 @@ def _start(tree: Path, directory: Path, starts: int) -> dict[str, object]:
             told.wait_for("READY=1")
             ready.append(time.perf_counter() - running.started)
             time.sleep(2)  # reading its log as it is written would disturb it
-            wait_for(lambda running=running: running.events("sweep"), 0.05)  # type: ignore[misc]
+            wait_for(partial(running.events, "sweep"), 0.05)
             swept.append(datetime.fromisoformat(running.events("sweep")[0]["time"]).timestamp() - began_at)
     return {
         "interpreter_s": round(median(nothing), 3),
@@ -118,7 +119,7 @@ def _sweep(tree: Path) -> dict[str, object]:
 def _idle(running: Running, seconds: float) -> dict[str, object]:
     sweeps = len(running.events("sweep"))
     wait_for(lambda: len(running.events("sweep")) > sweeps, 0.05)  # so that none falls into what is measured
-    time.sleep(0.5)
+    time.sleep(0.5)  # what comes behind a sweep: status, clock
     cpu_s, wakeups = running.cpu_s(), running.wakeups()
     time.sleep(seconds)
     return {
