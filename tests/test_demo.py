@@ -341,8 +341,18 @@ def test_a_commit_of_a_neighbour_that_fails_is_found_out() -> None:
     with setting([]) as stage:
         neighbour = stage.writer("live", commits_per_s=500)
         wait_until(lambda: neighbour.database.exists() and not neighbour.journal.exists())
-        with closing(sqlite3.connect(neighbour.database)) as connection, connection:
-            connection.execute("CREATE TRIGGER refuse BEFORE INSERT ON work BEGIN SELECT raise(ABORT, 'no'); END")
+
+        def refuse() -> bool:
+            try:
+                with closing(sqlite3.connect(neighbour.database)) as connection, connection:
+                    connection.execute(
+                        "CREATE TRIGGER refuse BEFORE INSERT ON work BEGIN SELECT raise(ABORT, 'no'); END"
+                    )
+            except sqlite3.OperationalError:  # its table is not there yet
+                return False
+            return True
+
+        wait_until(refuse)
         with neighbour.database.open("rb") as file:
             wait_until(lambda: writer_of(file.fileno()) == neighbour.pid)  # it tries
             wait_until(lambda: writer_of(file.fileno()) is None)

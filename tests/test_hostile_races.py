@@ -127,9 +127,8 @@ def test_swaps_by_a_process_that_races(fields: Host, kind: str, tmp_path: Path) 
     fields.configure(tree={"layout": "{agent_group}/{session}"}, recovery={"snapshot": None, "busy_timeout": 0})
     outcomes: Counter[Outcome] = Counter()
     with unchanged(tmp_path / "elsewhere", but_for_links=True), racing(fields, Bytes.of(small), kind):
-        while outcomes.total() < rounds(100):
+        # And on, until both have come about: which of them is rare depends on the machine.
+        while outcomes.total() < rounds(100) or outcomes[Outcome.RECOVERED] in (0, outcomes.total()):
             recovered = fields.recover(fields.root / DATABASE)
             outcomes.update(each.record.outcome for each in recovered)
     print(kind, {outcome.value: count for outcome, count in outcomes.items()})
-    assert outcomes[Outcome.RECOVERED] > 0
-    assert outcomes.total() > outcomes[Outcome.RECOVERED]
