@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import watcher.rollback  # noqa: F401 - see above
 from tests.hostile import Host, unchanged
 from tests.running import Runner
 from tests.writers import CrashedPair
+
+# What a shell starts in the background ignores SIGINT, and all that we start would, too (execve(2)).
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

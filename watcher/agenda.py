@@ -21,6 +21,10 @@ MOST_PER_DIRECTORY = 1000
 """More places of one directory are not kept: the next sweep finds what is left of them."""
 MOST_PER_SESSION = 20_000
 """Nor more places of one session, in whatever directories of its."""
+_APART_S = 0.003
+"""Between two beginnings, unless no place is in hand. A look mostly computes, and four threads that hand Python's lock
+to each other computed nearly twice as long for 500 recoveries as one alone; a look that waits, for a disk or an engine,
+lets the next one begin after so long."""
 
 
 class _Session:
@@ -126,6 +130,7 @@ class Agenda:
         self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
         self._held_in: dict[str, int] = {}
         self._most_in_hand = max(1, workers - 1)
+        self._next_at = 0.0  # by time.monotonic: when the next may begin, though others are in hand
         self._signs: list[Callable[[], None]] = []
         self._closed = False
 
@@ -160,10 +165,12 @@ class Agenda:
                 while self._signs:
                     self._signs.pop()()
                 self._move_due()
-                place = self._next()
+                left_s = self._next_at - time.monotonic() if self._held else 0.0
+                place = self._next() if left_s <= 0 else None
                 if place is not None:
+                    self._next_at = time.monotonic() + _APART_S
                     return place
-                self._turn.wait(self._pause())
+                self._turn.wait(left_s if left_s > 0 and (self._urgent or self._background) else self._pause())
             return None
 
     def done(self, place: Place) -> None:
@@ -178,8 +185,8 @@ class Agenda:
                 del self._held_in[whose]
             if hinted is not None:
                 self._enqueue(place, urgent=hinted)
-            elif self._urgent or self._background:  # its session may have waited for this
-                self._turn.notify()
+            elif left + 1 >= self._most_in_hand and (self._urgent or self._background):
+                self._turn.notify()  # its session may have waited for this
 
     def forget(self, place: Place) -> None:
         """Nothing is due for it any more; a hint that has come stands."""

@@ -17,7 +17,7 @@ __all__ = ["Recorder"]
 
 _BATCH = 500
 """Records per transaction: a mass recovery costs one commit for so many, and not one for each."""
-_APART_S = 0.1
+_APART_S = 0.2
 """Between two commits: each wants the disk and the interpreter's lock, which recoveries want, too. A hundred commits in
 between made 500 recoveries take half as long again."""
 
