@@ -260,3 +260,11 @@ try journal-watcher scan -c a-da
         "a-database.db",
         "a-database.db",
     ]
+
+
+@pytest.mark.parametrize("name", ["run", "scan", "recover", "explain", "check", "status", "history", "unit", "demo"])
+@pytest.mark.parametrize("option", ["-c", "--config"])
+def test_every_command_takes_a_settings_file(name: str, option: str) -> None:
+    argv = command(name, option, "settings.yaml", "--help")
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

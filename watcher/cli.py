@@ -365,6 +365,12 @@ def unit(
 
 @app.command(rich_help_panel=_PANEL["demo"])
 def demo(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "-c", "--config", readable=False, metavar="FILE", help="As every command takes it; the demo brings its own."
+        ),
+    ] = None,
     page: Annotated[
         bool,
         typer.Option(
@@ -373,6 +379,7 @@ def demo(
     ] = False,
 ) -> None:
     """Crash real writers in a temporary tree, and watch the real service find and recover them, step by step."""
+    del config
     from watcher.demo import play
 
     raise typer.Exit(play(page=page))
