@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 """Far more than anything here takes on a machine with other things to do."""
 
 

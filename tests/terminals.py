@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 __all__ = ["Shown", "on_terminal"]
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_DEADLINE_S = 60.0
+_DEADLINE_S = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,14 @@ class Shown:
         return [line.rpartition("\r")[2].rstrip() for line in self.text.split("\n")]
 
 
-def on_terminal(argv: Sequence[str], *, columns: int, environ: Mapping[str, str] | None = None) -> Shown:
-    """Run it with all its streams on a terminal of so many columns, to its end."""
+def on_terminal(
+    argv: Sequence[str], *, columns: int, environ: Mapping[str, str] | None = None, interrupted_at: str | None = None
+) -> Shown:
+    """Run it with all its streams on a terminal of so many columns, to its end.
+
+    Args:
+        interrupted_at: it gets a SIGINT when it has written this.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     env = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "NO_COLOR"}}
@@ -60,6 +67,9 @@ def on_terminal(argv: Sequence[str], *, columns: int, environ: Mapping[str, str]
                 if not piece:
                     break
                 pieces.append(piece)
+                if interrupted_at is not None and interrupted_at in b"".join(pieces).decode(errors="replace"):
+                    interrupted_at = None
+                    process.send_signal(signal.SIGINT)
     finally:
         os.close(ours)
     return Shown(b"".join(pieces).decode(), process.wait(_DEADLINE_S))

@@ -50,7 +50,7 @@ def test_it_begins_when_no_journal_waits_any_more(host: Host) -> None:
 
 
 def test_a_flood_that_never_ends_delays_all_of_it_by_the_same(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 0.5)
+    monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 1.0)
     done = threading.Semaphore(0)
     with at_work(host, lambda: True) as care:
         began = time.monotonic()
@@ -59,11 +59,12 @@ def test_a_flood_that_never_ends_delays_all_of_it_by_the_same(host: Host, monkey
         for _ in range(20):
             assert done.acquire(timeout=10)
         took = time.monotonic() - began
-    assert 0.5 <= took < 5.0
+    assert 1.0 <= took < 10.0
 
 
-def test_it_ends_at_once_whatever_it_gives_way_to(host: Host) -> None:
+def test_it_ends_at_once_whatever_it_gives_way_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 60.0)
     with at_work(host, lambda: True) as care:
         care.add_task(lambda: None)
         began = time.monotonic()
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10.0

@@ -18,7 +18,7 @@ from tests.faults import (
     wait_for_sweeps,
     wait_for_tries,
 )
-from tests.running import Runner
+from tests.running import Runner, wait_until
 from tests.small_disk import fill, small_disk
 from tests.writers import CrashedPair, journal_of
 
@@ -103,12 +103,18 @@ def test_a_full_disk_under_the_state_stops_no_recovery(runner: Runner, state_dis
         assert_heals(service, database, crashed)
     (no_snapshot,) = service.events("snapshot_failed")
     assert str(state_disk) in no_snapshot["message"]
+
+    def times_told(file: str) -> int:
+        told = [each["message"] for each in service.events("state_failed")]
+        return sum(str(state_disk / file) in message for message in told)
+
+    files = ("history.db", "status.json", "boot.json")
+    wait_until(lambda: all(map(times_told, files)))
     wait_for_sweeps(service)
-    told = [each["message"] for each in service.events("state_failed")]
-    for file in ("history.db", "status.json", "boot.json"):
-        assert sum(str(state_disk / file) in message for message in told) == 1, told
+    assert [times_told(file) for file in files] == [1, 1, 1]
     ballast.unlink()
-    service.wait_for("state_back", deadline_s=40)
+    service.wait_for("state_back")
+    wait_until(lambda: {each["database"] for each in runner.json("history")} >= set(map(str, databases)))
     kept = runner.json("history")
     assert {each["database"] for each in kept if each["outcome"] == "recovered"} == set(map(str, databases))
     assert service.stop() == 0

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tests.faults import AS_NOBODY, assert_heals, configure, wait_for_sweeps
 from tests.running import Runner, Service, wait_until
@@ -70,7 +71,7 @@ def test_a_locked_history_is_written_when_it_is_free(runner: Runner, crashed: Cr
         assert len(service.events("state_failed")) == 1, service.events("state_failed")
         somebody.execute("ROLLBACK")
     service.wait_for("state_back")
-    assert recorded(runner) > databases
+    wait_until(lambda: recorded(runner) > databases)
     assert service.stop() == 0
 
 
@@ -120,7 +121,11 @@ def test_a_log_directory_that_is_shut_costs_lines_and_nothing_else(nobodys: Runn
 
 
 def assert_told_once(service: Service, logs: Path) -> None:
-    (line,) = [each for each in service.events() if str(logs) in each["message"] and each["event"] != "started"]
+    def told() -> list[dict[str, Any]]:
+        return [each for each in service.events() if str(logs) in each["message"] and each["event"] != "started"]
+
+    wait_until(told)
+    (line,) = told()
     assert line["level"] in {"WARNING", "ERROR"}
 
 

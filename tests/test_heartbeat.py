@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -44,15 +45,15 @@ def test_a_file_touched_a_moment_ago_is_a_heartbeat(database: Path) -> None:
 
 
 def test_a_file_just_younger_than_the_limit_is_a_heartbeat(database: Path) -> None:
-    touch(database.parent / ".heartbeat", age_s=8)
-    assert ask(database, max_age=10).answer is Answer.ALIVE
+    touch(database.parent / ".heartbeat", age_s=50)
+    assert ask(database, max_age=60).answer is Answer.ALIVE
 
 
 def test_an_old_file_says_nothing(database: Path) -> None:
     touch(database.parent / ".heartbeat", age_s=11)
     evidence = ask(database, max_age=10)
     assert evidence.answer is Answer.SILENT
-    assert "11 s ago" in evidence.detail
+    assert re.search(r"\b1\d s ago", evidence.detail)
 
 
 def test_a_missing_file_says_nothing(database: Path) -> None:

@@ -22,7 +22,7 @@ from tests.writers import CrashedPair
 from watcher.pinned import Pinned
 from watcher.records.record import Outcome
 
-pytestmark = pytest.mark.timeout(60 + rounds(0) // 10)
+pytestmark = pytest.mark.timeout(120 + rounds(0) // 10)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def test_megabytes_of_schema_cost_a_recovery_nothing(host: Host, crashed: Crashe
     host.configure(recovery={"snapshot": None})
     recovered = host.recover(database)[0].record
     assert recovered.outcome is Outcome.RECOVERED
-    assert recovered.duration_ms < 2000
+    assert recovered.duration_ms < 10_000
 
 
 @pytest.mark.parametrize("trap", TRAPS)
@@ -154,10 +154,11 @@ def _make_hot(database: Path) -> None:
 def test_the_child_has_given_root_up_before_it_parses(host: Host) -> None:
     database = slow_to_check(host.root / "outbound.db")
     with host.rooms.looker.pair(Place("", database.name)) as pair, ThreadPoolExecutor() as pool:
-        checking = pool.submit(check, pair.directory_fd, pair.path, VerifyMode.QUICK, time_limit_s=30)
+        checking = pool.submit(check, pair.directory_fd, pair.path, VerifyMode.QUICK, time_limit_s=100)
         child = _verifying(os.getpid())
-        assert set(child.uids()) == {65534}
+        wait_until(lambda: set(child.uids()) == {65534})  # it may compute before, where Python takes long to start
         assert set(child.gids()) == {65534}
-        assert Path(f"/proc/{child.pid}/status").read_text(encoding="ascii").count("\nCapEff:\t0000000000000000\n") == 1
+        none = "\nCapEff:\t0000000000000000\n"
+        wait_until(lambda: none in Path(f"/proc/{child.pid}/status").read_text(encoding="ascii"))
         child.kill()
         assert checking.result() == (Health.UNKNOWN, "the process that checks it ended with signal 9")

@@ -217,7 +217,9 @@ def test_a_journal_that_is_made_and_deleted_all_the_time_is_hot_gone_or_to_be_lo
     hasty.start()
     met: set[object] = set()
     try:
-        for _ in range(3000):
+        looks = 0
+        while looks < 3000 or Gone not in met or len(met) == 1:  # and on: each thread may have to wait for long
+            looks += 1
             try:
                 met.add(look_at(database).state)
             except (Gone, LookAgainError) as error:
@@ -227,8 +229,6 @@ def test_a_journal_that_is_made_and_deleted_all_the_time_is_hot_gone_or_to_be_lo
         hasty.join()
     # A moment in which it has some of its bytes shows it as empty, or without its header.
     assert met <= {JournalState.HOT, JournalState.EMPTY, JournalState.MALFORMED, Gone, LookAgainError}
-    assert Gone in met
-    assert len(met) > 1
 
 
 def test_where_we_have_no_more_descriptors_the_error_is_the_systems(database: Path) -> None:

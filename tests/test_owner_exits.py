@@ -70,7 +70,7 @@ def test_it_comes_at_once(exits: Exits, hints: Hints) -> None:
         began = time.monotonic()
         process.kill()
         wait_until(lambda: hints.places)
-        assert time.monotonic() - began < 1.0  # measured: 1 ms
+        assert time.monotonic() - began < 10.0  # measured: 1 ms
 
 
 def test_a_process_that_ends_by_itself_is_a_hint_too(exits: Exits, hints: Hints) -> None:
@@ -235,9 +235,9 @@ def test_stopping_closes_everything_and_ends_the_thread(hints: Hints) -> None:
         exits.watch(other.pid, B)
         began = time.monotonic()
         exits.stop()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 10.0
         assert descriptors() == before
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
 
 
 def test_before_its_start_and_after_its_end_it_does_nothing(hints: Hints) -> None:

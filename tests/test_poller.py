@@ -34,9 +34,9 @@ def count_rows(connection: sqlite3.Connection) -> int:
 
 
 def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
+        assert time.monotonic() < deadline, "it did not happen within 40 s"
         time.sleep(0.002)
 
 
@@ -447,7 +447,7 @@ class TestArun:
 
         def read(_: sqlite3.Connection) -> None:
             threads.append(threading.current_thread())
-            assert go_on.wait(10), "the event loop stands still while a poll is under way"
+            assert go_on.wait(40), "the event loop stands still while a poll is under way"
 
         async def host() -> None:
             polling = asyncio.create_task(Poller(database, read, interval=0.01).arun())
@@ -456,7 +456,7 @@ class TestArun:
             await asyncio.to_thread(wait_until, lambda: len(threads) >= 3)
             polling.cancel()
 
-        asyncio.run(asyncio.wait_for(host(), 10))
+        asyncio.run(asyncio.wait_for(host(), 60))
         assert threading.main_thread() not in threads
 
     def test_cancelling_takes_effect_while_a_poll_is_under_way(self, database: Path) -> None:
@@ -464,17 +464,17 @@ class TestArun:
 
         def read(connection: sqlite3.Connection) -> int:
             entered.set()
-            go_on.wait(10)
+            go_on.wait(60)
             return count_rows(connection)
 
         poller = Poller(database, read)
 
         async def host() -> None:
             polling = asyncio.create_task(poller.arun())
-            await asyncio.to_thread(entered.wait, 10)
+            await asyncio.to_thread(entered.wait, 40)
             polling.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(polling, 5)
+                await asyncio.wait_for(polling, 20)
             assert poller.stats == Stats()
             go_on.set()
 
@@ -485,11 +485,13 @@ class TestArun:
         poller = Poller(database, count_rows, interval=NEVER_AGAIN)
 
         async def host() -> None:
-            async with asyncio.timeout(0.2):
-                await poller.arun()
+            polling = asyncio.create_task(poller.arun())
+            await asyncio.to_thread(wait_until, lambda: poller.stats.polls == 1)
+            polling.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(polling, 40)
 
-        with pytest.raises(TimeoutError):
-            asyncio.run(host())
+        asyncio.run(host())
         assert poller.stats == Stats(polls=1)
 
     def test_errors_are_told_and_races_are_not_errors(self, database: Path, unseen_writer: Writer) -> None:

@@ -222,7 +222,7 @@ def test_a_session_renamed_while_a_writer_is_in_it_is_hinted_by_its_new_name(ses
         sessions.wait_for_hint("g/renamed/outbound.db")  # listed where it has appeared
         sessions.witness.hints.clear()
     sessions.wait_for_hint("g/renamed/outbound.db")
-    assert sessions.source.directories == 3
+    wait_until(lambda: sessions.source.directories == 3, "one watch for it")
 
 
 def test_a_group_renamed_takes_its_sessions_along(sessions: WatchedTree) -> None:
@@ -316,7 +316,7 @@ def test_more_directories_at_once_than_are_remembered_one_by_one(root: Path) -> 
         witness.gate.set()
         expected = {f"d{number}/x.db" for number in range(500)}
         wait_until(lambda: expected <= set(witness.paths), "each of them hinted")
-        assert tree.source.directories == 501
+        wait_until(lambda: tree.source.directories == 501, "all watched")
 
 
 # --- the root ---
@@ -390,7 +390,7 @@ def test_stopping_takes_no_second_and_may_be_done_twice(root: Path) -> None:
         tree.source.stop()
         tree.source.stop()
         assert time.monotonic() - began < 10
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
     assert len(os.listdir("/proc/self/fd")) == before
 
 

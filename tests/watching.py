@@ -13,7 +13,7 @@ from watcher.hints.filesystem import FilesystemHints, Trouble
 from watcher.settings import TreeSettings, WatchBackend
 from watcher.tree import Place, Tree
 
-DEADLINE_S = 20.0
+DEADLINE_S = 40.0
 LAYOUT = "{agent_group}/{session}"
 
 
