@@ -272,6 +272,7 @@ class TestOneMistake:
             ("retry: {first: 10m}", "retry.max: expected at least recovery.retry.first (10m), got 5m"),
             ("retry: {max: 10ms}", "retry.max: expected at least recovery.retry.first (1s), got 10ms"),
             ("snapshot: {max_size: 3GiB}", "expected at least recovery.snapshot.max_size (3GiB), got 2GiB"),
+            ("snapshot: {max_size: 2MiB, max_total: 1MiB}", "expected at least recovery.snapshot.max_size (2MiB), "),
             ("snapshot: {required: 1}", "recovery.snapshot.required: expected true or false, got 1"),
         ],
     )
@@ -445,6 +446,12 @@ class TestOneMistake:
     def test_in_the_instance(self, tmp_path: Path, value: str) -> None:
         line = one_mistake(tmp_path, f"instance: {value}")
         assert line.startswith("instance: expected a printable line of at most 64 characters")
+
+
+def test_the_default_size_of_a_snapshot_gives_way_to_the_size_of_all(tmp_path: Path) -> None:
+    settings = load(tmp_path, "tree: {root: x}\nrecovery: {snapshot: {max_total: 1MiB}}")
+    assert settings.recovery.snapshot is not None
+    assert settings.recovery.snapshot.max_total == 2**20
 
 
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:

@@ -88,6 +88,17 @@ def test_a_name_that_is_nothing_but_the_suffix_is_no_journal(root: Path) -> None
     assert journals(tree_of(root)) == {"x-journal"}
 
 
+def test_a_directory_in_the_place_of_a_journal_is_met_and_any_other_of_such_a_name_is_a_directory(root: Path) -> None:
+    touch(root / "x.db")
+    (root / "x.db-journal").mkdir()
+    touch(root / "team-journal" / "s" / "y.db-journal")
+    (root / "-journal").mkdir()
+    tree = tree_of(root)
+    assert journals(tree) == {"x.db", "team-journal/s/y.db"}
+    assert {place.relative for place in survey_module.Survey(tree).journals()} == journals(tree)
+    assert not any("-journal" in files for _, files in tree.walk())
+
+
 def test_a_walk_passes_over_what_is_no_directory_and_follows_no_link(root: Path, tmp_path: Path) -> None:
     touch(tmp_path / "outside" / "a.db-journal")
     (root / "link").symlink_to(tmp_path / "outside", target_is_directory=True)

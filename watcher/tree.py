@@ -29,6 +29,7 @@ __all__ = [
     "UnsafeError",
     "enter_one",
     "kind_of",
+    "stands_for_journal",
 ]
 
 SUFFIX = "-journal"
@@ -247,7 +248,7 @@ class Tree:
 
     def walk(self, shut: Callable[[str], None] | None = None) -> Iterator[tuple[str, list[str]]]:
         """Every directory that may hold databases or directories of the tree, with the names of what is no directory
-        in it; links to directories are not entered.
+        in it, or stands where a database's journal would; links to directories are not entered.
 
         Args:
             shut: called with each directory below the root that we may not enter.
@@ -266,10 +267,10 @@ class Tree:
         files, directories = [], []
         with os.scandir(descriptor) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    if self.admits_directory(depth, entry.name):
-                        directories.append(entry.name)
-                else:
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if is_directory and self.admits_directory(depth, entry.name):
+                    directories.append(entry.name)
+                if not is_directory or stands_for_journal(entry.name, descriptor):
                     files.append(entry.name)
         yield directory, files
         if depth >= MAX_DEPTH:
@@ -328,6 +329,16 @@ def enter_one(part: str, at: int, mode: int) -> int:
         if error.errno not in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
             raise
         raise UnsafeError(f"{printable(part)} on the way to it is {_kind_at(part, at)}, not a directory") from error
+
+
+def stands_for_journal(name: str, at: int) -> bool:
+    """Whether a directory of this name has a file beside it whose journal it would be, were it a file.
+
+    Args:
+        at: descriptor of the directory that holds both.
+    """
+    database = name.removesuffix(SUFFIX)
+    return database not in {name, ""} and os.access(database, os.F_OK, dir_fd=at, follow_symlinks=False)
 
 
 def _kind_at(name: str, at: int) -> str:

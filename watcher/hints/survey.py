@@ -19,7 +19,7 @@ from contextlib import suppress
 from watcher.agenda import MOST_PER_DIRECTORY
 from watcher.filesystem import file_system_of
 from watcher.look import FileIdentity
-from watcher.tree import MAX_DEPTH, SUFFIX, Gone, Place, Tree, UnsafeError, enter_one
+from watcher.tree import MAX_DEPTH, SUFFIX, Gone, Place, Tree, UnsafeError, enter_one, stands_for_journal
 
 __all__ = ["Survey"]
 
@@ -149,13 +149,13 @@ class Survey:
         began_ns = time.time_ns()
         with os.scandir(descriptor) as entries:
             for entry in entries:
-                if self._tree.place_of_journal(directory, entry.name) is not None:
-                    journals.append(entry.name)  # whatever it is: a look will tell
-                elif (
-                    depth < MAX_DEPTH
-                    and entry.is_dir(follow_symlinks=False)
-                    and self._tree.admits_directory(depth, entry.name)
+                is_directory = entry.is_dir(follow_symlinks=False)
+                if (
+                    self._tree.place_of_journal(directory, entry.name) is not None  # whatever it is: a look will tell
+                    and (not is_directory or stands_for_journal(entry.name, descriptor))
                 ):
+                    journals.append(entry.name)
+                if is_directory and depth < MAX_DEPTH and self._tree.admits_directory(depth, entry.name):
                     if depth == self._asked_at:
                         sessions.append(entry.name)
                     else:

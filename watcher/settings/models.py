@@ -157,11 +157,14 @@ class OwnerSettings(Section):
     command: CommandSettings | None = None
 
 
+_MOST_OF_ONE = 64 * _MIB
+
+
 class SnapshotSettings(Section):
     """The copy of database and journal that is made before a recovery."""
 
     keep: Annotated[int, values.whole_number(1, 1000)] = 3
-    max_size: Annotated[int, values.size(1, 16 * _TIB)] = 64 * _MIB
+    max_size: Annotated[int, values.size(1, 16 * _TIB)] = _MOST_OF_ONE
     max_total: Annotated[int, values.size(1, 1024 * _TIB), Field(validate_default=True)] = 2 * _GIB
     required: Annotated[bool, values.flag()] = False
 
@@ -169,7 +172,7 @@ class SnapshotSettings(Section):
     @classmethod
     def _one_fits(cls, value: int, info: ValidationInfo) -> int:
         one: int | None = info.data.get("max_size")
-        if one is not None and value < one:
+        if one is not None and one != _MOST_OF_ONE and value < one:  # the default gives way
             raise UnfitError(
                 f"expected at least recovery.snapshot.max_size ({format_bytes(one)}), got {format_bytes(value)}",
                 related=("recovery.snapshot.max_size",),
