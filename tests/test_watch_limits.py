@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linu
 # knows; the first word of the line may be one to do.
 _CHILD = """
 import json, os, resource, sys
+from functools import partial
 from pathlib import Path
 from watcher.hints.filesystem import FilesystemHints
 from watcher.settings import TreeSettings, WatchBackend
@@ -277,14 +279,21 @@ def test_overflows_one_after_the_other_are_told_with_pauses_and_never_lost(root:
         assert set(witness.troubles) == {Trouble.OVERFLOW}
 
 
+def is_hinted_or_swept(witness: Witness, database: str, told: int) -> bool:
+    return database in witness.paths or len(witness.troubles) > told
+
+
 def test_a_flood_of_journals_in_one_session_keeps_no_other_waiting_and_no_memory(root: Path) -> None:
     make_sessions(root, 2)
     writer = subprocess.Popen([sys.executable, "-S", "-c", _FLOOD, root / "g" / "s0"])
     try:
         with watching(root, LAYOUT) as tree:
             for number in range(20):
-                tree.close_journal(f"g/s1/{number}.db")
-                tree.wait_for_hint(f"g/s1/{number}.db")
+                # Where the emitter was held up, the kernel's queue may have overflowed: that is told, and swept.
+                told = len(tree.witness.troubles)
+                database = f"g/s1/{number}.db"
+                tree.close_journal(database)
+                wait_until(partial(is_hinted_or_swept, tree.witness, database, told), f"a hint about {database}")
             emitter = next(iter(tree.source._observers[0].emitters))
             assert len(emitter._closed) < 5000  # type: ignore[attr-defined]
     finally:
