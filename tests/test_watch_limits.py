@@ -26,7 +26,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linu
 # knows; the first word of the line may be one to do.
 _CHILD = """
 import json, os, resource, sys
-from functools import partial
 from pathlib import Path
 from watcher.hints.filesystem import FilesystemHints
 from watcher.settings import TreeSettings, WatchBackend
