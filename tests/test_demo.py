@@ -175,11 +175,11 @@ def test_it_fits_a_narrow_terminal_in_colour(demos: Played) -> None:
 def test_on_a_terminal_its_steps_tick_and_the_polls_state_flips(demos: Played) -> None:
     shown = demos.colourless.text
     assert demos.colourless.status == 0, shown
-    fails = "✗ the host's poll: 776 attempt to write a readonly database"
+    # Of the one that is left alone for seconds; of the killed ones a frame with it may be left out by a busy machine.
+    assert "✗ the host's poll: 776 attempt to write a readonly database" in shown
     at = 0
     for part in (
         "● the host's poll reads",
-        *([] if "So was this one" in shown else [fails]),
         "✓ the host's poll reads again",
         "✓ One of them is killed in the middle of a transaction",
         "✓ Another one looks just as dead, but lives, and is left alone",
