@@ -15,11 +15,11 @@ from tests.writers import CrashedPair, journal_of
 def test_everything_it_keeps_is_private_whatever_the_umask_is(runner: Runner, crashed: CrashedPair) -> None:
     before = os.umask(0)
     try:
+        foreign = crashed.put(runner.root / "s2" / "diary")
+        foreign.write_bytes(b"Dear diary")
         service = runner.start()
         database = crashed.put(runner.root / "s1" / "outbound.db")
         service.wait_for("recovered", database=database)
-        foreign = crashed.put(runner.root / "s2" / "diary")
-        foreign.write_bytes(b"Dear diary")
         service.wait_for("refused", database=foreign)
         assert service.stop() == 0
         crashed.put(runner.root / "s3" / "outbound.db")
