@@ -373,7 +373,8 @@ class Tree:
 def probing(
     asked: TestEngine, tree: Tree, *, host_root: Path | None = None, state_dir: Path | None = None, **settings: object
 ) -> Iterator[ContainerProbe]:
-    fields = ContainerSettings.model_validate({"engine": asked.address, **settings})
+    """A probe that gives the engine all the time that a machine with other things to do may take."""
+    fields = ContainerSettings.model_validate({"engine": asked.address, "timeout": "20s", **settings})
     probe = ContainerProbe(fields, host_root=host_root, root=tree.root, state_dir=state_dir)
     try:
         yield probe

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines import LABELS, TestEngine, Tree, ask, labels, probing, python, subject_of, until
+from watcher.hints.engine import EngineHints
 from watcher.owner.container import ContainerProbe
 from watcher.owner.engine import LISTING_MAX_AGE_S, Deaths, Engine
 from watcher.owner.engine_errors import EngineLostError
@@ -68,15 +69,37 @@ def silent_address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_hung_engine_is_unknown_and_back_when_it_goes_on(engine: TestEngine, tree: Tree, told: Told) -> None:
-    probe = told.probe(engine.address, tree)
+    probe = told.probe(engine.address, tree, timeout=4)
     assert ask(probe, tree.database()).answer is Answer.EXITED
     with engine.hung():
         for _ in range(3):
             evidence = ask(probe, tree.database())
             assert evidence.answer is Answer.UNKNOWN
-            assert "does not answer within 0.5 s" in evidence.detail
+            assert "does not answer within 4 s" in evidence.detail
     until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine is asked again")
     assert [event.partition(":")[0] for event in told.events] == ["lost", "back"]
+
+
+def test_an_engine_that_is_only_slow_is_followed_and_not_lost(
+    engine: TestEngine, tree: Tree, told: Told, tmp_path: Path
+) -> None:
+    wakes: list[float] = []
+    with forwarded(engine.socket_path, tmp_path / "slow.sock", delay_s=0.6) as address:
+        hints = EngineHints(told.probe(address, tree, timeout=20), lambda *_: wakes.append(time.monotonic()))
+        hints.start()
+        until(lambda: wakes, "the events are subscribed to")
+        hints.stop()
+    assert told.events == []
+
+
+def test_an_engine_that_says_nothing_is_lost_when_its_time_is_over(silent_address: str, tree: Tree, told: Told) -> None:
+    began = time.monotonic()
+    hints = EngineHints(told.probe(silent_address, tree, timeout=1), lambda *_: None)
+    hints.start()
+    until(lambda: told.events, "the engine is missed")
+    hints.stop()
+    assert time.monotonic() - began >= 1
+    assert "does not answer within 1 s" in told.events[0]
 
 
 def test_many_journals_do_not_each_wait_for_an_engine_that_says_nothing(
@@ -160,7 +183,7 @@ def test_an_engine_that_vanishes_is_lost_once_and_back_once(
 ) -> None:
     link = tmp_path / "engine.sock"
     link.symlink_to(engine.socket_path)
-    probe = told.probe(f"unix://{link}", tree)
+    probe = told.probe(f"unix://{link}", tree, timeout=20)
     ask(probe, tree.database())
     probe.close()  # no connection is left open
     link.unlink()
@@ -329,10 +352,14 @@ def test_an_engine_that_cannot_be_reached_tells_of_no_foreign_kernel(tree: Tree,
 
 
 class forwarded:  # noqa: N801 - it reads as a function
-    """The engine's socket under another path, behind a process that is no engine: as ssh forwards one."""
+    """The engine's socket under another path, behind a process that is no engine: as ssh forwards one.
 
-    def __init__(self, target: Path, path: Path) -> None:
-        self._target, self._path = target, path
+    Args:
+        delay_s: how long each piece of the engine's answers is under way.
+    """
+
+    def __init__(self, target: Path, path: Path, delay_s: float = 0.0) -> None:
+        self._target, self._path, self._delay_s = target, path, delay_s
 
     def __enter__(self) -> str:
         self._listening = socket.socket(socket.AF_UNIX)
@@ -353,13 +380,14 @@ class forwarded:  # noqa: N801 - it reads as a function
                 return
             far = socket.socket(socket.AF_UNIX)
             far.connect(str(self._target))
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=(source, sink), daemon=True).start()
+            for source, sink, delay_s in ((near, far, 0.0), (far, near, self._delay_s)):
+                threading.Thread(target=_pump, args=(source, sink, delay_s), daemon=True).start()
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
+def _pump(source: socket.socket, sink: socket.socket, delay_s: float) -> None:
     try:
         while chunk := source.recv(65536):
+            time.sleep(delay_s)
             sink.sendall(chunk)
         sink.shutdown(socket.SHUT_WR)
     except OSError:

@@ -25,6 +25,7 @@ LISTING_MAX_AGE_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 5.0
 _REMEMBERED_DEATHS = 4096
 _SUBSCRIBE_PATIENCE_S = 0.4
+_LISTED_AGAIN = 3  # Podman's list fails where a container vanishes in the middle of it
 
 _Answer = TypeVar("_Answer")
 
@@ -112,6 +113,8 @@ class Engine:
         self._failure: EngineLostError | None = None
         self._failure_ends = 0.0
         self._pause_s = _FIRST_PAUSE_S
+        self._silent_since: float | None = None  # by time.monotonic: the first question that was given up early
+        self._patience_s = _SUBSCRIBE_PATIENCE_S
         self._connecting = threading.Lock()
         self._telling = threading.Lock()
         self._lost = False  # under `_telling`, held while the callbacks run: they come in the order of what happened
@@ -217,13 +220,16 @@ class Engine:
 
     def subscribe(self) -> EventStream:
         """The engine's events from now on; asked even right after a failure, and not for long: nothing can wake a
-        thread that waits for the beginning of the stream.
+        thread that waits for the beginning of the stream. Who was slow is given twice as long the next time.
 
         Raises:
-            EngineLostError: the engine does not answer.
+            EngineLostError: the engine does not answer. It is lost for the others, too, but where it is silent: then
+                only when it has been so for the whole time-out.
         """
-        patience = min(self.timeout, _SUBSCRIBE_PATIENCE_S)
-        return self._ask(lambda connection: connection.subscribe(patience), patience=patience)
+        patience = min(self.timeout, self._patience_s)
+        stream = self._ask(lambda connection: connection.subscribe(patience), patience=patience)
+        self._patience_s = _SUBSCRIBE_PATIENCE_S
+        return stream
 
     def close(self) -> None:
         with self._turn:
@@ -240,12 +246,13 @@ class Engine:
         self, question: Callable[[Connection], _Answer], *, of_one: bool = False, patience: float | None = None
     ) -> _Answer:
         """Put a question; an error that the engine answers with is no loss of the engine where it is `of_one` thing."""
+        began = time.monotonic()
         try:
             answer = question(self._connected(self.timeout if patience is None else patience))
         except EngineLostError as error:
             if error.answered and of_one:
                 self._answered()
-            else:
+            elif patience is None or not error.timed_out or not self._may_be_slow(began):
                 self._failed(error)
             raise
         self._answered()
@@ -264,7 +271,7 @@ class Engine:
         if connection is not None:
             return connection
         if not self._connecting.acquire(timeout=patience):
-            raise EngineLostError(f"the engine has not answered within {patience:g} s")
+            raise EngineLostError(f"the engine has not answered within {patience:g} s", timed_out=True)
         try:
             if self._connection is None:
                 # The SDK takes a tenth of a second to import: only who asks an engine pays for it.
@@ -275,6 +282,14 @@ class Engine:
             return self._connection
         finally:
             self._connecting.release()
+
+    def _may_be_slow(self, began: float) -> bool:
+        """A question that began then was given up before the engine's time was over."""
+        with self._turn:
+            if self._silent_since is None:
+                self._silent_since = began
+            self._patience_s = min(2 * self._patience_s, self.timeout)
+            return time.monotonic() - self._silent_since < self.timeout
 
     def _failed(self, error: EngineLostError) -> None:
         with self._telling:
@@ -289,10 +304,11 @@ class Engine:
                     self._on_lost(error.reason, error.remedy)
 
     def _answered(self) -> None:
-        if self._failure is None:
+        if self._failure is None and self._silent_since is None:
             return
         with self._telling:
             with self._turn:
+                self._silent_since = None
                 self._failure = None
                 self._pause_s = _FIRST_PAUSE_S
             if self._lost:
@@ -302,9 +318,10 @@ class Engine:
 
 
 def _list(connection: Connection) -> tuple[Container, ...]:
-    try:
-        return connection.containers()
-    except EngineLostError as error:
-        if not error.answered:
-            raise
-        return connection.containers()  # Podman's list fails where a container vanishes in the middle of it
+    for _ in range(_LISTED_AGAIN):
+        try:
+            return connection.containers()
+        except EngineLostError as error:
+            if not error.answered:
+                raise
+    return connection.containers()

@@ -27,9 +27,6 @@ from watcher.owner.engine_model import Container, Details, EngineIdentity, Volum
 
 __all__ = ["Connection", "EventStream", "address_of"]
 
-_SUBSCRIBE_TIMEOUT_S = (
-    0.8  # a thread that waits for the stream's beginning cannot be woken, and must end within a second
-)
 _LONGEST_EVENT = 1 << 20
 # Podman (4.3) calls a death `died` in its filter and `die` in its answer, and knows `remove` instead of `destroy`; a
 # name that an engine does not know matches nothing. `update` may change a restart policy.

@@ -22,11 +22,13 @@ class EngineLostError(Exception):
         reason: what happened, in one printable line.
         remedy: what a person can do about it; empty where nothing better than waiting is known.
         answered: it did answer, but with an error.
+        timed_out: it was silent for as long as we waited.
     """
 
     reason: str
     remedy: str = ""
     answered: bool = False
+    timed_out: bool = False
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
@@ -64,7 +66,9 @@ def explained(error: BaseException, address: str, timeout: float) -> EngineLostE
         return EngineLostError(f"nobody listens at {where}", "start the engine")
     if any("timeout" in type(each).__name__.lower() for each in chain):
         return EngineLostError(
-            f"the engine at {where} does not answer within {timeout:g} s", "look at the engine's own log, or restart it"
+            f"the engine at {where} does not answer within {timeout:g} s",
+            "look at the engine's own log, or restart it",
+            timed_out=True,
         )
     last = printable(" ".join(str(chain[0]).split()))[:300]
     if any("SSL" in type(each).__name__ or "TLS" in type(each).__name__ for each in chain):
@@ -74,7 +78,7 @@ def explained(error: BaseException, address: str, timeout: float) -> EngineLostE
     return EngineLostError(
         f"the engine at {where} gives no usable answer: {last}",
         "look at the engine's own log",
-        isinstance(error, RefusedError),
+        answered=isinstance(error, RefusedError),
     )
 
 
