@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,12 +36,17 @@ def wait_until(what: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
     return answer
 
 
+_PORTS = itertools.count(20_000 + 500 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")))
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with closing(socket.socket()) as asked:
-        asked.bind(("127.0.0.1", 0))
-        port: int = asked.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, and that is given to nobody else: neither by another worker, nor by
+    the kernel to a connection (those are above 32768, ip_local_port_range in ip(7))."""
+    while True:
+        port = next(_PORTS)
+        with closing(socket.socket()) as asked, suppress(OSError):
+            asked.bind(("127.0.0.1", port))
+            return port
 
 
 class Service:

@@ -52,9 +52,9 @@ class Neighbour:
             f"{len(latencies)} crashes: median {latencies[len(latencies) // 2]:.3f} s, most {latencies[-1]:.3f} s;"
             f" {self.most_bytes >> 20} MiB"
         )
-        # A loaded machine may delay one; a flood that delays neighbours delays many.
-        assert latencies[len(latencies) * 9 // 10] < LATENCY_S
-        assert latencies[-1] < 10 * LATENCY_S
+        # A loaded machine may delay some; a flood that delays neighbours delays them all.
+        assert latencies[len(latencies) // 2] < LATENCY_S
+        assert latencies[-1] < 20 * LATENCY_S
         assert self.most_bytes < MOST_BYTES
 
     def expect_the_service_to_be_quiet(self) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.running import Runner, wait_until
+from tests.running import Runner, free_port, wait_until
 from tests.writers import CrashedPair, journal_of
 from watcher.names import printable
 
@@ -49,13 +48,6 @@ def expect_lines(text: str, least: int = 1) -> list[str]:
     for line in lines:
         assert line.replace("\t", "").isprintable(), ascii(line)
     return lines
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_the_services_log_as_json_has_one_line_for_each_event(runner: Runner, named: list[Path]) -> None:

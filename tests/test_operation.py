@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.running import DEADLINE_S, Runner, Service, wait_until
+from tests.running import DEADLINE_S, Runner, Service, free_port, wait_until
 from tests.service_manager import Manager, manager
 from tests.test_command import script
 from tests.writers import crash, make_database, writing, writing_unseen
@@ -34,13 +34,6 @@ reconciler.Reconciler._reconcile = hang
 cli.main()
 """
 """The service with a fault in it: a worker that has looked at `hang.db` never comes back."""
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as asked:
-        asked.bind(("127.0.0.1", 0))
-        port: int = asked.getsockname()[1]
-        return port
 
 
 def ask(port: int, path: str) -> tuple[int, str]:

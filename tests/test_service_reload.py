@@ -316,13 +316,13 @@ def test_a_reload_leaves_no_descriptor_or_thread_behind(runner: Runner) -> None:
         return bool(json.loads((runner.state / "status.json").read_text())["watch"]["directories"])
 
     most = (0, 0)
-    for number in range(6):
+    for number in range(8):
         runner.configure(recovery={"workers": 4}, watch={"sweep_interval": f"{number + 20}s"})
         sweeps = len(service.events("sweep"))
         reload(service)
         service.wait_for("sweep", count=sweeps + 1)
         wait_until(is_watching)
-        if number < 2:
+        if number < 4:
             most = max(most, counts())
     wait_until(lambda: all(now <= then for now, then in zip(counts(), most, strict=True)))
     assert service.stop() == 0
