@@ -114,8 +114,8 @@ class Engine:
         self._failure_ends = 0.0
         self._pause_s = _FIRST_PAUSE_S
         self._silent_since: float | None = None  # by time.monotonic: the first question that was given up early
-        self._patience_s = _SUBSCRIBE_PATIENCE_S
         self._connecting = threading.Lock()
+        self._patience_s = _SUBSCRIBE_PATIENCE_S  # of the one thread that subscribes
         self._telling = threading.Lock()
         self._lost = False  # under `_telling`, held while the callbacks run: they come in the order of what happened
 
