@@ -147,6 +147,93 @@ def test_what_is_no_engine_is_unknown(tree: Tree, told: Told, tmp_path: Path) ->
     assert "no container engine" in evidence.detail
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
+            "is no container engine: its answer is no JSON; set owner",
+        ),
+        (
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            "is no container engine: its answer is no JSON; set owner",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "is no container engine: its answer is no HTTP; set owner.container.engine"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "no usable answer: it answers 500 Oops; look at"),
+        (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nwhy\n", "no usable answer: it answers 500 Oops: why; look at"),
+    ],
+)
+def test_an_answer_that_is_no_engines_is_told_as_what_it_is(answer: bytes, said: str, tree: Tree, told: Told) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=_answer_once, args=(listening, answer), daemon=True).start()
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        detail = ask(told.probe(address, tree, timeout=20), tree.database()).detail
+    assert address in detail
+    assert said in detail
+
+
+def _answer_once(listening: socket.socket, answer: bytes) -> None:
+    asked, _ = listening.accept()
+    with asked:
+        asked.recv(65536)
+        asked.sendall(answer)
+
+
+def test_a_host_that_nobody_knows_is_told_without_the_librarys_words(tree: Tree, told: Told) -> None:
+    ask(told.probe("tcp://no-such-host.invalid:2375", tree, timeout=20), tree.database())
+    lost = "lost: the name of the host in tcp://no-such-host.invalid:2375 is not known on this machine"
+    assert told.events == [f"{lost}; mend it in owner.container.engine or DOCKER_HOST"]
+
+
+def test_a_path_that_is_no_socket_is_told_as_what_it_is(tree: Tree, told: Told, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    detail = ask(told.probe(f"unix://{tmp_path}/file", tree), tree.database()).detail
+    assert f"what is at unix://{tmp_path}/file is a plain file, not the socket of an engine; set owner" in detail
+
+
+def test_what_is_no_address_is_told_with_the_key_that_holds_it(
+    tree: Tree, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "127.0.0.1")
+    detail = ask(told.probe("docker", tree), tree.database()).detail
+    assert detail.startswith("127.0.0.1 is no address of an engine: ")
+    assert detail.endswith("set owner.container.engine, or DOCKER_HOST, to the address of an engine")
+
+
+WITHOUT_SSH = """
+import sys
+sys.modules["paramiko"] = None
+from watcher.owner.engine import Engine
+from watcher.owner.engine_errors import EngineLostError
+try:
+    Engine("ssh://somebody@127.0.0.1", 2).listing()
+except EngineLostError as error:
+    print(error)
+"""
+
+
+def test_ssh_where_it_is_not_installed_is_told_with_what_installs_it() -> None:
+    command = [sys.executable, "-c", WITHOUT_SSH]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert said.stdout == (
+        "ssh://somebody@127.0.0.1 cannot be reached: this installation has no ssh; pip install 'journal-watcher[ssh]'\n"
+    )
+
+
+def test_who_waits_for_somebody_elses_connection_says_where_and_what_to_do(silent_address: str) -> None:
+    engine = Engine(silent_address, 5)
+    with ThreadPoolExecutor(1) as connecting:
+        first = connecting.submit(engine.identity)
+        until(engine._connecting.locked, "the first one connects")
+        with pytest.raises(EngineLostError) as raised:
+            engine.subscribe()
+        assert not first.done()
+        with pytest.raises(EngineLostError):
+            first.result()
+    assert silent_address in raised.value.reason
+    assert raised.value.remedy
+
+
 REFUSED = """
 import os, sys
 import watcher.owner.engine_api
@@ -476,7 +563,6 @@ def test_the_root_as_the_engine_names_it_is_found_here() -> None:
 
 def test_an_engine_lost_error_says_what_to_do() -> None:
     assert str(EngineLostError("it is gone", "start it")) == "it is gone; start it"
-    assert str(EngineLostError("it is gone")) == "it is gone"
 
 
 # Where the engine is

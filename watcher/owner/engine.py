@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from watcher.owner.engine_errors import EngineLostError
+from watcher.names import printable
+from watcher.owner.engine_errors import SILENT_REMEDY, EngineLostError
 from watcher.owner.engine_model import Container, Details, EngineIdentity, Volume
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Engine:
                 if not self._asking:
                     break
                 if not self._turn.wait(deadline - time.monotonic()):
-                    raise EngineLostError(f"the engine has not answered within {2 * self.timeout:g} s")
+                    raise self._silent(2 * self.timeout)
             self._asking = True
         asked_at = time.monotonic()
         listing = None
@@ -271,7 +272,7 @@ class Engine:
         if connection is not None:
             return connection
         if not self._connecting.acquire(timeout=patience):
-            raise EngineLostError(f"the engine has not answered within {patience:g} s", timed_out=True)
+            raise self._silent(patience, timed_out=True)
         try:
             if self._connection is None:
                 # The SDK takes a tenth of a second to import: only who asks an engine pays for it.
@@ -282,6 +283,10 @@ class Engine:
             return self._connection
         finally:
             self._connecting.release()
+
+    def _silent(self, seconds: float, *, timed_out: bool = False) -> EngineLostError:
+        reason = f"the engine at {printable(self._address)} has not answered within {seconds:g} s"
+        return EngineLostError(reason, SILENT_REMEDY, timed_out=timed_out)
 
     def _may_be_slow(self, began: float) -> bool:
         """A question that began then was given up before the engine's time was over."""

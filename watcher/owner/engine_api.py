@@ -21,7 +21,7 @@ from docker.context import ContextAPI
 from docker.errors import DockerException
 
 from watcher.names import printable
-from watcher.owner.engine_errors import EngineLostError, RefusedError, explained
+from watcher.owner.engine_errors import EngineLostError, NoEngineError, RefusedError, explained
 from watcher.owner.engine_kernel import runs_on_our_kernel
 from watcher.owner.engine_model import Container, Details, EngineIdentity, Volume, parse_volumes
 
@@ -84,9 +84,7 @@ class Connection:
         # Proxies of the environment are not for a socket, and looking for them costs more than the rest of a request.
         self._client.trust_env = not self.address.startswith("unix://")
         with _Translated(self):
-            version = self._get("version", {}, timeout=patience).json()
-            if not isinstance(version, dict) or "ApiVersion" not in version:
-                raise RefusedError("what listens there is no container engine")
+            version = self._version(patience)
             self._api = f"v{version['ApiVersion']}/"
             self.identity = EngineIdentity.parse(self._get("info", {}, timeout=patience).json(), version)
         self.ours = runs_on_our_kernel(self.identity, self.address)
@@ -101,6 +99,15 @@ class Connection:
             environment = {**os.environ, "DOCKER_HOST": self.address}
             return docker.from_env(timeout=seconds, version=version, environment=environment).api
         return docker.APIClient(base_url=self.address, timeout=seconds, version=version)
+
+    def _version(self, patience: float) -> Mapping[str, object]:
+        try:
+            version = self._get("version", {}, timeout=patience, missing_is_answer=True).json()
+        except requests.JSONDecodeError as error:
+            raise NoEngineError("its answer is no JSON") from error
+        if not isinstance(version, dict) or "ApiVersion" not in version:
+            raise NoEngineError("it does not say which version it has")
+        return version
 
     def containers(self) -> tuple[Container, ...]:
         """All containers, whatever their state."""
@@ -158,8 +165,8 @@ class Connection:
         )
         if response.status_code == 200 or (missing_is_answer and _tells_of_none(response)):
             return response
-        text = "" if stream else response.text[:300]
-        raise RefusedError(f"it answers {response.status_code} {response.reason}: {text.strip()}")
+        text = "" if stream else response.text[:300].strip()
+        raise RefusedError(f"it answers {response.status_code} {response.reason}{f': {text}' if text else ''}")
 
 
 def _tells_of_none(response: requests.Response) -> bool:
@@ -243,7 +250,7 @@ class _Translated:
 
 def _failures() -> tuple[type[BaseException], ...]:
     found: list[type[BaseException]] = [DockerException, requests.RequestException, urllib3.exceptions.HTTPError]
-    found += [OSError, ValueError, RefusedError]
+    found += [OSError, ValueError, RefusedError, NoEngineError]
     paramiko = sys.modules.get("paramiko")  # the SDK's way to ssh:// addresses, where it is installed
     if paramiko is not None:
         found.append(paramiko.SSHException)
