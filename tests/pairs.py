@@ -216,6 +216,7 @@ def journal_with_page_1(database: Path, page: bytes) -> bytes:
 
 
 READERS_LOCK = ("F_RDLCK", 0x40000002, 510)
+READ_LOCK_ON_RESERVED = ("F_RDLCK", 0x40000001, 1)
 RESERVED_LOCK = ("F_WRLCK", 0x40000001, 1)
 """Locks of SQLite's: their kind, and the first byte and the number of bytes of the database file (os_unix.c)."""
 _HOLD = """

@@ -212,6 +212,32 @@ def test_a_sweep_leaves_alone_what_is_due_anyway_but_a_hint_does_not() -> None:
     assert drained(agenda) == [A]
 
 
+def test_what_is_due_and_not_urgent_lets_pass_what_is_hinted_at() -> None:
+    agenda = Agenda(workers=2)
+    for number in range(20):
+        agenda.add_at(Place(f"held-{number}", "x.db"), time.monotonic(), urgent=False)
+    agenda.add_at(B, time.monotonic())
+    agenda.add(A)
+    assert {agenda.take(), agenda.take()} == {A, B}
+
+
+def test_what_is_not_urgent_gets_a_turn_now_and_then_however_much_is() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add_at(A, time.monotonic(), urgent=False)
+    agenda.add(B, urgent=False)
+    for number in range(100):
+        agenda.add(Place(f"flood-{number}", "x.db"))
+    taken = [agenda.take() for _ in range(30)]
+    assert {A, B} <= set(taken)
+
+
+def test_a_place_that_is_due_and_was_swept_is_looked_at_once() -> None:
+    agenda = Agenda(workers=2)
+    agenda.add(A, urgent=False)
+    agenda.add_at(A, time.monotonic())
+    assert drained(agenda) == [A]
+
+
 def test_what_is_forgotten_is_not_due_any_more() -> None:
     agenda = Agenda(workers=2)
     agenda.add_at(A, time.monotonic())

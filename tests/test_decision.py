@@ -34,7 +34,7 @@ EMPTY_FILE = FileIdentity(1, 2, 0, 4, 5, 0o100644, 0, 0)
         (JournalState.ZEROED, Decision.IGNORE, Decision.IGNORE, Decision.IGNORE),
         (JournalState.HOT, Decision.WAIT, Decision.RECOVER, Decision.HOLD),
         (JournalState.MALFORMED, Decision.WAIT, Decision.RECOVER, Decision.HOLD),
-        (JournalState.SUPER, Decision.REFUSE, Decision.REFUSE, Decision.REFUSE),
+        (JournalState.SUPER, Decision.WAIT, Decision.REFUSE, Decision.REFUSE),
         (JournalState.FOREIGN, Decision.REFUSE, Decision.REFUSE, Decision.REFUSE),
         (JournalState.UNSAFE, Decision.REFUSE, Decision.REFUSE, Decision.REFUSE),
         (JournalState.ORPHAN, Decision.REFUSE, Decision.REFUSE, Decision.REFUSE),
@@ -89,6 +89,56 @@ def test_a_writer_that_lives_is_waited_for(host: Host) -> None:
         assert f"pid {writer.pid} holds the writer's lock" in finding.reason
         writer.kill()
         assert host.find(database).decision is Decision.RECOVER
+
+
+def test_a_transaction_over_several_databases_is_waited_for_while_its_writer_lives(host: Host) -> None:
+    database = host.root / "outbound.db"
+    make_database(database)
+    with writing(database) as writer:
+        writer.tell("begin")
+        with journal_of(database).open("ab") as journal:
+            journal.write(super_trailer(b"/tree/outbound.db-mj0123456789"))
+        finding = host.find(database)
+        assert (finding.look.state, finding.decision) == (JournalState.SUPER, Decision.WAIT)
+        assert f"pid {writer.pid} holds the writer's lock" in finding.reason
+        writer.kill()
+        finding = host.find(database)
+        assert (finding.decision, finding.judgement) == (Decision.REFUSE, None)
+        assert "names the super-journal" in finding.reason
+
+
+def test_a_writer_with_the_locks_of_unix_excl_is_waited_for(host: Host) -> None:
+    database = host.root / "outbound.db"
+    make_database(database)
+    with writing(database, vfs="unix-excl") as writer:
+        writer.tell("begin")
+        finding = host.find(database)
+        assert finding.decision is Decision.WAIT
+        assert f"pid {writer.pid} holds the writer's lock" in finding.reason
+        writer.kill()
+        assert host.find(database).decision is Decision.RECOVER
+
+
+def test_a_writer_with_the_lock_of_unix_dotfile_is_not_taken_for_dead(host: Host) -> None:
+    database = host.root / "outbound.db"
+    make_database(database)
+    with writing(database, vfs="unix-dotfile") as writer:
+        writer.tell("begin")
+        finding = host.find(database)
+        assert finding.decision is Decision.HOLD
+        assert "outbound.db.lock stands for a lock" in finding.reason
+        writer.kill()
+        # It looks the same now; who has another probe is told by that.
+        assert host.find(database).decision is Decision.HOLD
+        (database.parent / ".pid").write_text(str(writer.pid))
+        host.configure(owner={"pid_file": ".pid"})
+        assert host.find(database).decision is Decision.RECOVER
+
+
+def test_a_file_where_unix_dotfile_has_its_lock_is_no_lock(host: Host) -> None:
+    database = host.crash()
+    database.with_name(f"{database.name}.lock").touch()
+    assert host.find(database).decision is Decision.RECOVER
 
 
 def test_where_nothing_can_tell_it_is_held(host: Host) -> None:

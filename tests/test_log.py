@@ -540,6 +540,18 @@ def test_a_change_is_told_at_once_with_what_was_left_out() -> None:
     assert repeats.allow("other", "one", 63) == 0
 
 
+def test_a_fault_that_comes_and_goes_is_told_as_a_new_one_but_not_within_a_minute() -> None:
+    repeats = Repeats()
+    for moment in (0, 60, 360):
+        assert repeats.allow("db", "one", moment) is not None
+    repeats.ease("db", 1000)
+    repeats.ease("never seen", 1000)
+    assert repeats.allow("db", "one", 1059) is None
+    assert repeats.allow("db", "one", 1060) == 1
+    assert repeats.allow("db", "one", 1359) is None
+    assert repeats.allow("db", "one", 1360) == 1
+
+
 def test_a_fault_that_is_over_and_comes_back_is_told_at_once() -> None:
     repeats = Repeats()
     assert repeats.allow("db", "one", 0) == 0

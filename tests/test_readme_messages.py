@@ -146,7 +146,7 @@ def a_reader_that_stays(scene: Scene) -> str:
         return scene.said("waiting")
 
 
-@provokes("…: hot for", "no probe can tell")
+@provokes("…: seen hot for", "no probe can tell")
 def nobody_can_tell(scene: Scene) -> str:
     scene.configure(owner={"locks": "off"})
     scene.crash()

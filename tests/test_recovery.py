@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile import Host, only_rolled_back, slow_to_check
-from tests.pairs import READERS_LOCK, Shape, holding, journal_with_page_1, wal_switch
+from tests.pairs import READ_LOCK_ON_RESERVED, READERS_LOCK, Shape, holding, journal_with_page_1, wal_switch
 from tests.running import wait_until
 from tests.small_disk import fill, small_disk
 from tests.writers import journal_of
@@ -245,6 +245,21 @@ def test_a_reader_that_stays_is_named_and_costs_no_time_and_no_copy(trial: Trial
         assert attempt.record.error == f"pid {holder.pid} is reading it"
         assert attempt.again_in_s is not None
         assert trial.snapshots() == []
+    assert trial.recover(database).record.outcome is Outcome.RECOVERED
+
+
+def test_a_read_lock_on_the_writers_byte_is_busy_and_not_clean(trial: Trial) -> None:
+    # SQLite asks for that byte with a write lock: it takes the journal for a live writer's, and leaves it alone.
+    database = trial.host.crash()
+    with holding(database, READ_LOCK_ON_RESERVED) as holder:
+        record = trial.recover(database).record
+        assert (record.outcome, record.error) == (Outcome.BUSY, f"pid {holder.pid} is reading it")
+    with ExitStack() as held:
+        trial.before_judging = lambda: held.enter_context(holding(database, READ_LOCK_ON_RESERVED))
+        record = trial.recover(database).record
+        assert record.outcome is Outcome.BUSY
+        assert "a lock on it" in (record.error or "")
+    trial.before_judging = lambda: None
     assert trial.recover(database).record.outcome is Outcome.RECOVERED
 
 

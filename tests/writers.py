@@ -78,9 +78,13 @@ class Writer:
 
 
 @contextmanager
-def writing(database: Path) -> Iterator[Writer]:
-    """A writer with ordinary locks, gone at the end."""
-    with closing(Writer(database, None)) as writer:
+def writing(database: Path, vfs: str | None = None) -> Iterator[Writer]:
+    """A writer, gone at the end.
+
+    Args:
+        vfs: of SQLite's own, for locks that are not the ordinary ones.
+    """
+    with closing(Writer(database, vfs)) as writer:
         yield writer
 
 

@@ -1,4 +1,4 @@
-"""What to look at now and what to look at later: a set with fair turns, and a heap.
+"""What to look at now and what to look at later: sets with fair turns, and a heap.
 
 A place is in it once, however often it is hinted; it is in one worker's hands at a time, and a hint that comes
 meanwhile makes it due again. Every session gets its turn, and in it every directory: a session that floods its own
@@ -25,6 +25,13 @@ _APART_S = 0.003
 """Between two beginnings, unless no place is in hand. A look mostly computes, and four threads that hand Python's lock
 to each other computed nearly twice as long for 500 recoveries as one alone; a look that waits, for a disk or an engine,
 lets the next one begin after so long."""
+
+
+_BACKGROUND_TURN = 8
+"""Each so many-th place is one that is not urgent, however many are."""
+
+
+_NEVER = (float("inf"), False)
 
 
 class _Session:
@@ -126,7 +133,8 @@ class Agenda:
         self._urgent = _Turns(session_of)
         self._background = _Turns(session_of)
         self._later: list[tuple[float, Place]] = []  # a heap; entries that `_due` does not confirm are void
-        self._due: dict[Place, float] = {}
+        self._due: dict[Place, tuple[float, bool]] = {}  # when, and whether it is urgent then
+        self._taken = 0
         self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
         self._held_in: dict[str, int] = {}
         self._most_in_hand = max(1, workers - 1)
@@ -142,11 +150,12 @@ class Agenda:
                 return
             self._enqueue(place, urgent=urgent)
 
-    def add_at(self, place: Place, moment: float) -> None:
-        """Look at it at this moment of `time.monotonic`, or earlier where it is due earlier."""
+    def add_at(self, place: Place, moment: float, *, urgent: bool = True) -> None:
+        """Look at it at this moment of `time.monotonic`, or earlier where it is due earlier. What is not urgent then
+        lets pass what is, as a sweep's places do."""
         with self._turn:
-            if moment < self._due.get(place, float("inf")):
-                self._due[place] = moment
+            if moment < self._due.get(place, _NEVER)[0]:
+                self._due[place] = (moment, urgent)
                 heapq.heappush(self._later, (moment, place))
                 self._turn.notify()
 
@@ -215,9 +224,12 @@ class Agenda:
             self._turn.notify()
 
     def _next(self) -> Place | None:
-        for turns in (self._urgent, self._background):
+        in_order = (self._urgent, self._background)
+        for turns in in_order if (self._taken + 1) % _BACKGROUND_TURN else reversed(in_order):
             place = turns.take(self._held_in, self._most_in_hand)
             if place is not None:
+                self._taken += 1
+                self._urgent.discard(place)
                 self._background.discard(place)
                 self._held[place] = None
                 whose = self._session_of(place)
@@ -229,15 +241,16 @@ class Agenda:
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             moment, place = heapq.heappop(self._later)
-            if self._due.get(place) != moment:
+            due_at, urgent = self._due.get(place, _NEVER)
+            if due_at != moment:
                 continue
             del self._due[place]
             if place in self._held:
-                self._held[place] = True
+                self._held[place] = urgent or bool(self._held[place])
             else:
-                self._urgent.add(place)
+                (self._urgent if urgent else self._background).add(place)
 
     def _pause(self) -> float | None:
-        while self._later and self._due.get(self._later[0][1]) != self._later[0][0]:
+        while self._later and self._due.get(self._later[0][1], _NEVER)[0] != self._later[0][0]:
             heapq.heappop(self._later)
         return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None

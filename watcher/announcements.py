@@ -57,6 +57,12 @@ def started(settings: Settings, probes: list[str]) -> None:
             " locks its database. Where agents run in containers or virtual machines, set owner.container,"
             " owner.pid_file or owner.command",
         )
+    elif not probes:
+        log.tell(
+            Event.LOCKS_ONLY,
+            "no probe can tell whether a writer has exited, not even locks (owner.locks: off): each journal that is"
+            " newer than the last start of this machine is held. Set owner.container, owner.pid_file or owner.command",
+        )
 
 
 def page_address(settings: Settings) -> str | None:

@@ -1,4 +1,9 @@
-"""What is to be done about a journal: the decision table of DESIGN.md, section 4, and the looks that lead to it."""
+"""What is to be done about a journal: the decision table of DESIGN.md, section 4, and the looks that lead to it.
+
+In one field we do not follow the table: a journal that names a super-journal is what each commit over several
+databases looks like for a moment, and where its owner is alive there is nothing to refuse. INTERFACE.md has it so: "A
+journal whose owner is alive is neither stale nor held".
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,8 @@ from watcher.tree import Place, UnsafeError
 __all__ = ["Decision", "Examiner", "Finding", "decide"]
 
 _MOST_LOOKS = 4
+_OWNER_DECIDES = frozenset({JournalState.HOT, JournalState.MALFORMED})
+_OWNER_IS_ASKED = _OWNER_DECIDES | {JournalState.SUPER}
 
 
 class Decision(StrEnum):
@@ -41,14 +48,14 @@ def decide(look: Look, verdict: Verdict | None) -> Decision:
 
     Args:
         look: at the pair.
-        verdict: about its owner; None where nobody was asked, which a hot or malformed journal does not allow.
+        verdict: about its owner; None where nobody was asked, which a hot, malformed or super journal does not allow.
     """
     if look.state.is_cold or look.blocks_nobody:
         return Decision.IGNORE
-    if look.state in {JournalState.HOT, JournalState.MALFORMED}:
+    if look.state in _OWNER_DECIDES:
         assert verdict is not None
         return _BY_VERDICT[verdict]
-    return Decision.REFUSE
+    return Decision.WAIT if look.state is JournalState.SUPER and verdict is Verdict.ALIVE else Decision.REFUSE
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +151,7 @@ class Examiner:
         """
         look = pair.look()
         for _ in range(_MOST_LOOKS):
-            if look.state not in {JournalState.HOT, JournalState.MALFORMED} or look.blocks_nobody:
+            if look.state not in _OWNER_IS_ASKED or look.blocks_nobody:
                 return self._finding(pair, look, None)
             judgement = self._judge(pair, look)
             if not looks_again:
@@ -159,6 +166,8 @@ class Examiner:
 
     def _finding(self, pair: Pair, look: Look, judgement: Judgement | None) -> Finding:
         decision = decide(look, None if judgement is None else judgement.verdict)
+        if decision is Decision.REFUSE:
+            judgement = None  # whatever becomes of its owner
         reason = _reason(look, judgement)
         if decision is Decision.RECOVER:
             obstacle = self._obstacle(look)

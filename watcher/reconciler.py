@@ -32,6 +32,8 @@ _SOON_S = 0.005
 _BUSY_MOST_S = 1.0
 _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
+_URGENT_LOOKS = 4
+"""Later looks at what stays as it is let pass what has just been hinted at."""
 _MOST_REMEMBERED = 50_000
 _MOST_REFUSED_PER_SESSION = 200
 """Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
@@ -280,10 +282,12 @@ class Reconciler:
         if left_s > 0:
             again_s = min(again_s, left_s)
         now = time.monotonic()
+        urgent = known.looks < _URGENT_LOOKS
         with self._lock:
             known.series = tuple(moment for moment in known.series if moment > now)
-            again_s = min(again_s, known.series[0] - now) if known.series else again_s
-        self._agenda.add_at(place, now + again_s)
+            if known.series and known.series[0] - now < again_s:
+                again_s, urgent = known.series[0] - now, True
+        self._agenda.add_at(place, now + again_s, urgent=urgent)
         return again_s
 
     def _refuse(self, finding: Finding, known: _Known) -> None:
@@ -299,7 +303,7 @@ class Reconciler:
         if again_s is not None:
             if attempt.record.outcome is Outcome.BUSY and still_for_s >= self._watch.hold_warning:
                 self._reports.blocked(finding, attempt.record, still_for_s)
-            self._agenda.add_at(finding.place, time.monotonic() + again_s)
+            self._agenda.add_at(finding.place, time.monotonic() + again_s, urgent=known.looks < _URGENT_LOOKS)
         if again_s is not None or attempt.record.outcome is Outcome.REFUSED:
             self._changed()
             return

@@ -21,6 +21,7 @@ from watcher.records.events import Event
 from watcher.records.record import Outcome, Record
 from watcher.settings import RecoverySettings, VerifyMode
 from watcher.snapshots import Snapshot, SnapshotError, Snapshots, SnapshotSkipped
+from watcher.tree import Gone
 from watcher.verification import Health
 
 __all__ = ["Attempt", "Recovery"]
@@ -160,8 +161,21 @@ class Recovery:
         except rollback.RollbackError as error:
             return _ended(record, Outcome.FAILED, since, str(error), has_acted=error.began)
         if not rolled.found_something:
-            return _ended(record, Outcome.CLEAN, since, None)
+            return self._found_nothing(pair, look, record, since)
         return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since)
+
+    def _found_nothing(self, pair: Pair, look: Look, record: Record, since: float) -> Attempt:
+        """SQLite has left the journal alone. Where it is hot all the same, a lock has made it a live writer's: one that
+        we did not see, or that was taken in between."""
+        try:
+            left_alone = pair.look() == look
+        except Gone:
+            left_alone = False
+        if left_alone:
+            return _ended(
+                record, Outcome.BUSY, since, "a process has a lock on it, and SQLite takes that for a writer's"
+            )
+        return _ended(record, Outcome.CLEAN, since, None)
 
     def _read_back(self, pair: Pair, look: Look, record: Record, rolled: rollback.Rolled, since: float) -> Attempt:
         if pair.pinned_journal.is_named():

@@ -87,7 +87,7 @@ class Reports:
         log.tell(
             Event.WAITING,
             f"{_name(finding.place)}: its journal has not changed for {_rounded(for_s)}, and its owner lives"
-            f" ({finding.reason}); it is recovered as soon as that ends. {by_hand(finding)}{_left_out(left_out)}",
+            f" ({finding.reason}); it is recovered as soon as that ends; where it hangs, end it{_left_out(left_out)}",
             database=finding.path,
             evidence=_evidence(finding.judgement),
         )
@@ -112,7 +112,7 @@ class Reports:
             return
         log.tell(
             Event.HELD,
-            f"{_name(finding.place)}: hot for {_rounded(for_s)}, and nobody can say whether its writer has exited:"
+            f"{_name(finding.place)}: seen hot for {_rounded(for_s)}, and nobody can say whether its writer has exited:"
             f" {finding.reason}; looking again in {format_seconds(again_s)}. {by_hand(finding)}{_left_out(left_out)}",
             database=finding.path,
             evidence=_evidence(finding.judgement),
@@ -151,13 +151,14 @@ class Reports:
                 log.tell(event, f"{name}: {why}{_left_out(left_out)}", database=path)
         match record.outcome:
             case Outcome.RECOVERED:
+                self._repeats.ease((Event.RECOVERY_FAILED, finding.place), time.monotonic())
                 self._tell_recovered(name, record, attempt.note)
             case Outcome.CORRUPT:
                 self.corrupt(finding.place, record)
             case Outcome.FAILED:
                 self._tell_failed(finding, record, again_s)
             case Outcome.BUSY:
-                again = "" if again_s is None else f"; looking again in {format_seconds(again_s)}"
+                again = "" if again_s is None else f"; looking again in {_rounded(again_s)}"
                 log.tell(Event.BUSY, f"{name}: {record.error}{again}", database=path)
             case _:
                 pass
@@ -179,8 +180,8 @@ class Reports:
         )
 
     def _tell_failed(self, finding: Finding, record: Record, again_s: float | None) -> None:
-        key = (Event.RECOVERY_FAILED, finding.place)
-        left_out = self._repeats.allow(key, f"{finding.change()} {record.error}", time.monotonic())
+        # Whatever journal it is by now: its agent makes new ones as fast as it likes.
+        left_out = self._repeats.allow((Event.RECOVERY_FAILED, finding.place), record.error, time.monotonic())
         if left_out is not None:
             again = "" if again_s is None else f"; trying again in {format_seconds(again_s)}, then less often"
             log.tell(

@@ -263,10 +263,12 @@ class ContainerProbe:
             if not container.live or self._left_out(container, pattern) or not self._might_cover(each, subject):
                 continue
             if not self.has_ended(container, not_before):
-                what = "is not there any more" if each.gone else "cannot be looked at from here"
+                what = "is not to be found here" if each.gone else "cannot be looked at from here"
                 return (
                     f"container {_called(container)} mounts {printable(each.source)} read-write, which {what} and may "
-                    "be the database's directory; stop it, or name it in owner.container.ignore"
+                    "be the database's directory: where this service runs in a container, set tree.host_root; else "
+                    "stop that container, or name it in owner.container.ignore once it is certain that it writes no "
+                    "database of this tree"
                 )
         return None
 

@@ -2,32 +2,38 @@
 
 SQLite's unix VFS takes POSIX advisory locks on bytes of the database file (os_unix.c, `PENDING_BYTE` and its
 neighbours): a writer holds a write lock on RESERVED from its first change to its commit, and on PENDING and the SHARED
-range while it writes the database; a reader holds a read lock in the SHARED range, and for a moment one on PENDING.
+range while it writes the database; a reader holds a read lock in the SHARED range, and for a moment one on PENDING. The
+VFS unix-excl holds a write lock on the SHARED range for as long as the database is open, and no other.
 F_GETLK tells whether such a lock is held, and by whom, without taking one and without any privilege.
+
+The VFS unix-dotfile takes none of them: it makes a directory beside the database (`dotlockLock`), which stays when its
+maker is killed.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 import sys
 
 from watcher.filesystem import FileSystem
+from watcher.names import printable
 from watcher.owner.testimony import Answer, Evidence
 from watcher.settings import LocksMode
 
-__all__ = ["LocksProbe", "holder_of", "reader_of", "writer_of"]
+__all__ = ["LocksProbe", "holder_of", "lock_directory_of", "reader_of", "writer_of"]
 
 PENDING_BYTE = 0x40000000
-_WRITER_BYTES = (PENDING_BYTE, 2)  # PENDING and RESERVED
-_SHARED_RANGE = (PENDING_BYTE + 2, 510)
+_LOCK_BYTES = (PENDING_BYTE, 512)  # PENDING, RESERVED and the SHARED range
+_NEEDED_BYTES = (PENDING_BYTE + 1, 511)  # for a rollback: RESERVED and the SHARED range
 
 
 def writer_of(descriptor: int) -> int | None:
     """The pid of a process with a writer's lock on the database, or None.
 
-    Asked with F_RDLCK, so that readers, who hold read locks on PENDING for moments, do not show.
+    Asked with F_RDLCK, so that readers, who hold read locks, do not show.
 
     Args:
         descriptor: of the database; no SQLite connection of this process may be on it (closing the descriptor would
@@ -40,13 +46,30 @@ def writer_of(descriptor: int) -> int | None:
     Raises:
         OSError: the file system knows no such locks.
     """
-    return holder_of(descriptor, fcntl.F_RDLCK, *_WRITER_BYTES)
+    return holder_of(descriptor, fcntl.F_RDLCK, *_LOCK_BYTES)
 
 
 def reader_of(descriptor: int) -> int | None:
-    """The pid of a process with any lock in the SHARED range, as :func:`writer_of` gives it: no testimony about the
-    owner, but while it is held no rollback can begin."""
-    return holder_of(descriptor, fcntl.F_WRLCK, *_SHARED_RANGE)
+    """The pid of a process with any lock on RESERVED or in the SHARED range, as :func:`writer_of` gives it: no
+    testimony about the owner, but while it is held no rollback can begin. A read lock on RESERVED, which SQLite never
+    takes itself, makes a hot journal a live writer's to it (`unixCheckReservedLock` asks with a write lock)."""
+    return holder_of(descriptor, fcntl.F_WRLCK, *_NEEDED_BYTES)
+
+
+def lock_directory_of(name: str, at: int) -> str | None:
+    """The name of the directory that a writer with the VFS unix-dotfile has made beside the database, or None.
+
+    Args:
+        name: of the database.
+        at: descriptor of its directory.
+    """
+    lock = f"{name}.lock"
+    if not os.access(lock, os.F_OK, dir_fd=at, follow_symlinks=False):  # as nearly always; it costs half of a stat
+        return None
+    try:
+        return lock if stat.S_ISDIR(os.stat(lock, dir_fd=at, follow_symlinks=False).st_mode) else None
+    except FileNotFoundError:
+        return None
 
 
 def holder_of(descriptor: int, kind: int, start: int, length: int) -> int | None:
@@ -87,13 +110,16 @@ class LocksProbe:
     def __init__(self, mode: LocksMode) -> None:
         self._trusts = mode is LocksMode.TRUST
 
-    def testify(self, database_fd: int, file_system: FileSystem, foreign_kernel: str | None) -> Evidence:
+    def testify(
+        self, database_fd: int, file_system: FileSystem, foreign_kernel: str | None, lock_directory: str | None = None
+    ) -> Evidence:
         """Ask for a writer's lock.
 
         Args:
             database_fd: as for :func:`writer_of`.
             file_system: that of the database.
             foreign_kernel: why guests run on a kernel whose locks are not seen here; None where nothing says so.
+            lock_directory: the name of what :func:`lock_directory_of` has found.
         """
         try:
             pid = writer_of(database_fd)
@@ -102,6 +128,10 @@ class LocksProbe:
         if pid is not None:
             whom = f"pid {pid} holds" if pid > 0 else "a process that we cannot see holds"
             return Evidence(self.name, Answer.ALIVE, f"{whom} the writer's lock", pid if pid > 0 else None)
+        if lock_directory is not None:
+            # Of a live writer or of one that was killed: it looks the same.
+            detail = f"{printable(lock_directory)} stands for a lock (SQLite's unix-dotfile), and nobody can ask whose"
+            return Evidence(self.name, Answer.SILENT, detail)
         if self._trusts:
             return Evidence(self.name, Answer.EXITED, "nobody holds the writer's lock (owner.locks: trust)")
         if not file_system.is_local:

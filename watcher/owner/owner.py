@@ -11,7 +11,7 @@ from watcher.owner.boot import BootProbe
 from watcher.owner.clock import WallClock
 from watcher.owner.command import CommandProbe
 from watcher.owner.heartbeat import HeartbeatProbe
-from watcher.owner.locks import LocksProbe
+from watcher.owner.locks import LocksProbe, lock_directory_of
 from watcher.owner.pid_file import PidFileProbe
 from watcher.owner.testimony import Answer, Evidence, Judgement, Subject, judge
 from watcher.settings import LocksMode, Settings
@@ -110,6 +110,7 @@ class Owner:
     def _ask_locks(probe: LocksProbe, pair: Pair, look: Look, foreign_kernel: str | None) -> Evidence:
         assert look.database is not None
         try:
-            return probe.testify(pair.database_reader(), pair.file_system(), foreign_kernel)
+            lock_directory = lock_directory_of(pair.place.name, pair.directory_fd)
+            return probe.testify(pair.database_reader(), pair.file_system(), foreign_kernel, lock_directory)
         except (UnsafeError, LookAgainError) as error:
             return Evidence(probe.name, Answer.UNKNOWN, str(error))

@@ -59,7 +59,10 @@ class Judgement:
     def reason(self) -> str:
         """The details of the evidence that decided, in one line."""
         decisive = [each.detail for each in self.evidence if each.answer == self.verdict.value]
-        return "; ".join(decisive) or "no probe can tell"
+        if decisive:
+            return "; ".join(decisive)
+        silent = "; ".join(each.detail for each in self.evidence if each.probe != "boot")
+        return f"no probe can tell: {silent}" if silent else "no probe can tell"
 
     def as_json(self) -> dict[str, object]:
         """The `owner` object of INTERFACE.md."""

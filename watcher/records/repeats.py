@@ -65,6 +65,13 @@ class Repeats:
             told.times += 1
             return left_out
 
+    def ease(self, key: Hashable, now: float) -> None:
+        """The fault is over for now: if it comes back it is told as a new one, but not within the first pause."""
+        with self._guard:
+            told = self._told.get(key)
+            if told is not None:
+                told.times, told.next_at = 1, min(told.next_at, now + _PAUSES_S[0])
+
     def forget(self, key: Hashable) -> None:
         """The fault is over: if it comes back, it is told at once."""
         with self._guard:
