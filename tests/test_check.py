@@ -159,12 +159,154 @@ def test_no_probe_at_all_is_an_error(runner: Runner) -> None:
     assert (locks["level"], "no other probe is set" in locks["detail"]) == ("error", True)
 
 
+def test_a_heartbeat_alone_is_said_to_tell_no_exit(runner: Runner) -> None:
+    runner.configure(owner={"locks": "off", "heartbeat": {}})
+    locks = checked(runner)["locks"]
+    assert locks["level"] == "error"
+    assert locks["detail"].endswith("and a heartbeat only tells that a writer lives, never that it has exited"), (
+        "and not that there is no other probe"
+    )
+    assert "owner.command" in locks["remedy"]
+
+
+@pytest.mark.parametrize("owner", [{}, {"heartbeat": {}}, {"pid_file": ".pid"}], ids=["locks", "heartbeat", "pid_file"])
+def test_that_only_locks_tell_is_said_where_run_says_locks_only(runner: Runner, owner: dict[str, Any]) -> None:
+    runner.configure(owner=owner)
+    detail = checked(runner)["locks"]["detail"]
+    service = runner.start()
+    assert ("only they tell whether a writer has exited" in detail) == bool(service.events("locks_only"))
+    assert ("only they tell that a writer has exited, the heartbeat that it lives" in detail) == ("heartbeat" in owner)
+    assert service.stop() == 0
+
+
 def test_pid_files_are_counted(runner: Runner) -> None:
     for name in ("s1", "s2", "s3"):
         session(runner, name)
     (runner.root / "s2" / ".writer.pid").write_text("1")
     runner.configure(owner={"pid_file": ".writer.pid"}, tree={"layout": "{session}"})
-    assert checked(runner)["pid_file"]["detail"] == "1 of 3 directories with files have .writer.pid"
+    assert checked(runner)["pid_file"]["detail"] == "1 of 3 directories with databases have .writer.pid"
+
+
+def test_pid_files_that_give_no_pid_are_told_with_the_first(runner: Runner) -> None:
+    for name, text in (("s1", "1"), ("s2", "soon"), ("s3", "")):
+        session(runner, name)
+        (runner.root / name / ".pid").write_text(text)
+    runner.configure(owner={"pid_file": ".pid"}, tree={"layout": "{session}"})
+    found = checked(runner)["pid_file"]
+    assert found["level"] == "warning"
+    assert found["detail"].startswith(
+        "3 of 3 directories with databases have .pid; 2 of these without a pid, so journals there are held, first in"
+        f" {runner.root}/s"
+    )
+    assert found["detail"].endswith(": .pid: holds no pid")
+
+
+def test_heartbeats_are_counted(runner: Runner) -> None:
+    for name in ("s1", "s2", "s3"):
+        session(runner, name)
+    (runner.root / "s2" / ".beat").touch()
+    runner.configure(owner={"heartbeat": {"file": ".beat"}})
+    assert checked(runner)["heartbeat"]["detail"] == "1 of 3 directories with databases have .beat"
+    (runner.root / "s3" / ".beat").mkdir()
+    found = checked(runner)["heartbeat"]
+    assert found["level"] == "warning"
+    assert found["detail"] == (
+        "2 of 3 directories with databases have .beat; 1 of these without effect, first in"
+        f" {runner.root}/s3: .beat is not a plain file, so no heartbeat"
+    )
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "key"),
+    [
+        ({"pid_file": ".mistyped"}, "pid_file", "owner.pid_file"),
+        ({"heartbeat": {"file": ".mistyped"}}, "heartbeat", "owner.heartbeat.file"),
+    ],
+)
+def test_a_file_that_no_session_has_is_told_in_words(
+    runner: Runner, owner: dict[str, Any], name: str, key: str
+) -> None:
+    runner.configure(owner=owner)
+    assert checked(runner)[name]["detail"] == "0 of 0 directories with databases have .mistyped"
+    for each in ("s1", "s2"):
+        session(runner, each)
+    detail = checked(runner)[name]["detail"]
+    assert detail.startswith("none of 2 directories with databases has .mistyped: ")
+    assert detail.endswith(f"its file is not what {key} says")
+
+
+def test_a_host_root_without_an_engine_is_said_to_have_no_effect(runner: Runner) -> None:
+    runner.configure(tree={"host_root": "/srv/elsewhere"})
+    told = checked(runner)["host_root"]
+    assert told["level"] == "ok"
+    assert "tree.host_root has no effect" in told["detail"]
+
+
+# The command is asked
+
+
+def answering(runner: Runner, text: str, **more: object) -> dict[str, Any]:
+    """What is said of a command that is this shell script."""
+    program = runner.settings.with_name("alive.sh")
+    program.write_text(f"#!/bin/sh\n{text}\n")
+    program.chmod(0o755)
+    runner.configure(
+        tree={"layout": "{session}"}, owner={"command": {"argv": ["./alive.sh", "{session}"], "timeout": "5s", **more}}
+    )
+    return checked(runner)["command"]
+
+
+@pytest.mark.parametrize(("status", "said"), [(0, "the owner is alive"), (1, "the owner has exited")])
+def test_a_command_is_asked_once_about_one_database(runner: Runner, status: int, said: str) -> None:
+    for name in ("s1", "s2"):
+        (runner.root / name).mkdir()
+        (runner.root / name / "a.txt").write_text("no database")
+        make_database(runner.root / name / "x.db")
+    told = answering(runner, f'echo "$1 $JOURNAL_WATCHER_DATABASE" >> {runner.settings.parent}/asked; exit {status}')
+    asked = (runner.settings.parent / "asked").read_text().split()
+    assert asked in (["s1", f"{runner.root}/s1/x.db"], ["s2", f"{runner.root}/s2/x.db"])
+    assert (told["level"], told["detail"]) == (
+        "ok",
+        f"alive.sh: status {status}, {said} (asked about {asked[1]})",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("exit 127", "status 127, no answer"),
+        ("echo no route; exit 255", "status 255, no answer: no route"),
+        ("kill -KILL $$", "killed by signal 9, no answer"),
+    ],
+)
+def test_a_command_that_gives_no_answer_is_an_error(runner: Runner, text: str, said: str) -> None:
+    database = session(runner, "s1")
+    told = answering(runner, text)
+    assert (told["level"], told["detail"]) == ("error", f"alive.sh: {said} (asked about {database})")
+    assert "status 0 where the owner lives and 1 where it has exited" in told["remedy"]
+
+
+def test_a_command_that_takes_too_long_is_an_error(runner: Runner) -> None:
+    session(runner, "s1")
+    told = answering(runner, "sleep 100", timeout="500ms")
+    assert (told["level"], "no answer within 0.5 s" in told["detail"]) == ("error", True)
+    assert "within 0.5 s" in told["remedy"]
+
+
+def test_a_command_is_not_asked_where_there_is_no_database(runner: Runner) -> None:
+    told = answering(runner, f"touch {runner.settings.parent}/asked; exit 127")
+    assert told["level"] == "ok"
+    assert told["detail"].endswith("alive.sh is there; it was not asked, for the tree has no database yet")
+    runner.root.rmdir()
+    assert checked(runner)["command"] == told
+    assert not (runner.settings.parent / "asked").exists()
+
+
+def test_a_command_that_is_no_program_is_an_error(runner: Runner) -> None:
+    for argv in (["./none"], ["no-such-program-anywhere"]):
+        runner.configure(owner={"command": {"argv": argv}})
+        told = checked(runner)["command"]
+        assert (told["level"], "is no program that we may run" in told["detail"]) == ("error", True)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from tests.engines import LABELS, TestEngine, Tree, labels, probing, subject_of
+from tests.engines import LABELS, TestEngine, Tree, labels, probing, python, subject_of, until
 from tests.running import wait_until
+from tests.writers import make_database
 from watcher.owner.container import ContainerProbe
 from watcher.owner.engine_check import Survey, default_engine_mounts, describe, survey
 from watcher.owner.testimony import Subject
@@ -78,6 +82,58 @@ def test_labels_that_look_meant_are_told_as_settings(engine: TestEngine, tree: T
     assert 'nanoclaw-session: "{session}"' in told.meant
     assert 'nanoclaw-group: "{agent_group}"' in told.meant
     assert not any("unrelated" in line for line in told.meant)
+
+
+# A mount that is not to be found here
+
+
+def checked_inside(
+    engine: TestEngine, tree: Tree, directory: Path, host_root: Path | None = None, **settings: object
+) -> dict[str, Any]:
+    """What `check` says in a container that has the tree at /tree and the engine's socket; the checks by name."""
+    directory.mkdir()
+    seen_as = None if host_root is None else str(host_root)
+    asked = {"engine": "unix:///engine.sock", "labels": dict(LABELS), "timeout": "20s", **settings}
+    text = yaml.safe_dump(
+        {
+            "tree": {"root": "/tree", "layout": "{agent_group}/{session}", "host_root": seen_as},
+            "owner": {"container": asked},
+        }
+    )
+    (directory / "settings.yaml").write_text(text, encoding="utf-8")
+    repository = Path(__file__).parent.parent
+    command = [str(python()), "-m", "watcher", "check", "--json", "-c", "/settings/settings.yaml"]
+    container = engine.create(
+        ["/bin/busybox", "env", "PYTHONPATH=/repository", *command],
+        mounts={
+            tree.root: "/tree",
+            engine.socket_path: "/engine.sock",
+            repository: "/repository:ro",
+            directory: "/settings",
+        },
+        with_python=True,
+    )
+    engine.api.start(container)
+    until(lambda: not engine.runs(container), "the check in the container is done")
+    output = engine.api.logs(container, stdout=True, stderr=False).decode()
+    engine.remove(container)
+    return {each["name"]: each for each in json.loads(output)["checks"]}
+
+
+def test_a_watcher_in_a_container_that_cannot_find_the_mounts_is_told_of_host_root(
+    engine: TestEngine, tree: Tree, tmp_path: Path
+) -> None:
+    for name in ("s1", "s2"):
+        make_database(tree.session(name) / "outbound.db")
+    engine.run(mounts={tree.session("s1"): "/workspace"}, labels=labels("s1"), name="jw-one")
+    told = checked_inside(engine, tree, tmp_path / "without")
+    assert told["containers"]["detail"].startswith("1 databases have a live container")
+    assert told["mounts"]["level"] == "error"
+    assert told["mounts"]["detail"].startswith("of 1 databases nobody could say that their writer has exited")
+    assert f"mounts {tree.session('s1')} read-write" in told["mounts"]["detail"]
+    assert told["mounts"]["remedy"].startswith("set tree.host_root to the tree's path on the engine's host")
+    assert "mounts" not in checked_inside(engine, tree, tmp_path / "with", tree.root)
+    assert "mounts" not in checked_inside(engine, tree, tmp_path / "ignoring", ignore=["jw-one"])
 
 
 def test_a_default_engine_that_mounts_the_tree_is_noticed(

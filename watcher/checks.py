@@ -23,13 +23,17 @@ from watcher.names import printable
 from watcher.pinned import LookAgainError, Pinned
 from watcher.records.hooks import programs_of, trouble_with_program
 from watcher.records.state_dir import StateError, StateMissing, holder, inspect
-from watcher.settings import LocksMode, Settings, expand
+from watcher.settings import LocksMode, Settings
 from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
 
-__all__ = ["Check", "Level", "Unwritable", "run_checks", "unwritable", "worst"]
+__all__ = ["Check", "Level", "Unwritable", "is_database", "run_checks", "unwritable", "worst"]
 
 _LEAST_SQLITE = (3, 54, 0)
 _NO_DATABASE = (SUFFIX, "-wal", "-shm")
+_SET_A_PROBE = (
+    "set owner.pid_file, owner.container or owner.command: without one, no journal is recovered that is newer than the"
+    " last start of this machine"
+)
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -117,7 +121,7 @@ def run_checks(settings: Settings) -> list[Check]:
     if found.shut:
         checks.append(_told_shut(found.shut))
     checks.append(_check_rights(found))
-    checks.extend(_check_owner(settings, tree, file_system.name, is_local=file_system.is_local))
+    checks.append(_check_locks(settings, file_system.name, is_local=file_system.is_local))
     checks.append(_check_watches(tree))
     return checks
 
@@ -143,7 +147,7 @@ def unwritable(tree: Tree, going_on: Callable[[], bool] = lambda: True) -> Unwri
         except (Gone, UnsafeError):
             continue  # it was there a moment ago
         try:
-            databases = [name for name in names if _is_database(name, descriptor)]
+            databases = [name for name in names if is_database(name, descriptor)]
             if databases:
                 _note(found, tree, directory, databases, descriptor)
         finally:
@@ -169,7 +173,7 @@ def _note(found: Unwritable, tree: Tree, directory: str, databases: list[str], d
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 
-def _is_database(name: str, at: int) -> bool:
+def is_database(name: str, at: int) -> bool:
     """Whether the file begins as an SQLite database; one that we may not read is taken for one. So is one that a
     worker of ours is at, which is not opened: its locks would be lost (see `claims`)."""
     claims = Claims()
@@ -276,54 +280,35 @@ def _is_read_only(path: str) -> bool:
         return False
 
 
-def _check_owner(settings: Settings, tree: Tree, file_system: str, *, is_local: bool) -> Iterator[Check]:
+def _check_locks(settings: Settings, file_system: str, *, is_local: bool) -> Check:
+    """What locks can tell there. Whether they stand alone is what `run` says as `locks_only`."""
     owner = settings.owner
     others = any(each is not None for each in (owner.pid_file, owner.container, owner.command))
+    none = "no other probe is set"
+    if owner.heartbeat is not None:
+        none = "a heartbeat only tells that a writer lives, never that it has exited"
     if owner.locks is LocksMode.OFF:
         detail = "locks are not asked (owner.locks: off)"
         if others:
-            yield Check("locks", Level.OK, detail)
-        else:
-            yield Check(
-                "locks",
-                Level.ERROR,
-                f"{detail}, and no other probe is set",
-                "set owner.pid_file, owner.container or owner.command: without one nothing is recovered",
-            )
-    elif owner.locks is LocksMode.TRUST and not is_local:
-        yield Check(
+            return Check("locks", Level.OK, detail)
+        return Check("locks", Level.ERROR, f"{detail}, and {none}", _SET_A_PROBE)
+    if owner.locks is LocksMode.TRUST and not is_local:
+        return Check(
             "locks",
             Level.WARNING,
             f"owner.locks: trust on {file_system}: a writer elsewhere whose locks do not show here would be taken for"
             " dead, and its database corrupted",
             "be certain that every writer's locks are seen here, or set owner.locks: auto",
         )
-    elif is_local or owner.locks is LocksMode.TRUST:
+    if is_local:
         alone = "" if others else "; only they tell whether a writer has exited"
-        yield Check("locks", Level.OK, f"{file_system}: locks are this kernel's own{alone}")
-    elif others:
-        yield Check("locks", Level.OK, f"{file_system}: locks of writers elsewhere do not show, so they only say alive")
-    else:
-        yield Check(
-            "locks",
-            Level.ERROR,
-            f"{file_system}: locks of writers elsewhere do not show, and no other probe is set: nothing is recovered",
-            "set owner.container, owner.pid_file or owner.command",
-        )
-    if owner.pid_file is not None:
-        yield _check_pid_files(tree, owner.pid_file)
-
-
-def _check_pid_files(tree: Tree, pattern: str) -> Check:
-    sessions = with_file = 0
-    for directory, files in tree.walk():
-        place = Place(directory, "")
-        if not tree.holds_databases(place.parts) or not any(map(tree.admits_database, files)):
-            continue
-        path = expand(pattern, tree.session(place))
-        sessions += 1
-        with_file += os.path.lexists(os.path.join(tree.root, directory, path))
-    return Check("pid_file", Level.OK, f"{with_file} of {sessions} directories with files have {printable(pattern)}")
+        if alone and owner.heartbeat is not None:
+            alone = "; only they tell that a writer has exited, the heartbeat that it lives"
+        return Check("locks", Level.OK, f"{file_system}: locks are this kernel's own{alone}")
+    detail = f"{file_system}: locks of writers elsewhere do not show"
+    if others:
+        return Check("locks", Level.OK, f"{detail}, so they only say alive")
+    return Check("locks", Level.ERROR, f"{detail}, and {none}", _SET_A_PROBE)
 
 
 def _check_watches(tree: Tree) -> Check:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.names import printable
 from watcher.owner.container import ContainerProbe, Pattern
-from watcher.owner.engine import Engine
+from watcher.owner.engine import Engine, Listing
 from watcher.owner.engine_errors import EngineLostError, user_name
 from watcher.owner.engine_model import Container
 from watcher.owner.footprints import Footprints
@@ -74,11 +75,18 @@ class Survey:
         without: how many of the databases have none.
         meant: labels of live containers whose value is one of a session's fields, as lines for the settings:
             `nanoclaw-session: "{session}"`; the most frequent first.
+        blind: of how many databases nobody could say that the writer has exited, for a live container that is not
+            known as an owner may write them: its mount is not to be found here.
+        hidden: the first such container and mount, in words.
+        inside: we run in a container of the engine ourselves.
     """
 
     found: tuple[Found, ...]
     without: int
     meant: tuple[str, ...]
+    blind: int
+    hidden: str | None
+    inside: bool
 
 
 def survey(probe: ContainerProbe, subjects: Iterable[Subject]) -> Survey:
@@ -92,7 +100,9 @@ def survey(probe: ContainerProbe, subjects: Iterable[Subject]) -> Survey:
     """
     listing = probe.engine.listing()
     live = [each for each in listing.containers if each.live]
+    own = own_container_ids()
     found: list[Found] = []
+    hidden: list[str] = []
     without = 0
     meant: dict[str, int] = {}
     for subject in subjects:
@@ -101,12 +111,29 @@ def survey(probe: ContainerProbe, subjects: Iterable[Subject]) -> Survey:
         for match in owners:
             fits = pattern.matched_by(match.container.labels, match.container.names) is not None
             stray = not fits and (bool(pattern.labels) or pattern.name is not None)
-            name = f"{printable(match.container.name)} ({printable(match.container.id[:12])})"
-            found.append(Found(printable(subject.path), name, printable(match.by), stray))
+            found.append(Found(printable(subject.path), _called(match.container), printable(match.by), stray))
         without += not owners
         _note_labels(meant, live, subject.session)
+        known = {match.container.id for match in owners} | own
+        hidden += itertools.islice(_hidden(probe, listing, pattern, known), 1)
     ranked = sorted(meant, key=lambda line: (-meant[line], line))
-    return Survey(tuple(found), without, tuple(ranked[:_MOST_LABELS]))
+    return Survey(
+        tuple(found), without, tuple(ranked[:_MOST_LABELS]), len(hidden), next(iter(hidden), None), inside=bool(own)
+    )
+
+
+def _hidden(probe: ContainerProbe, listing: Listing, pattern: Pattern, known: Set[str]) -> Iterator[str]:
+    """The mounts that keep a database's journal held, whatever becomes of its own container."""
+    for each in probe.footprints.index(listing).unresolved:
+        container = each.container
+        if not (each.gone and container.live) or pattern.ignores(container):
+            continue
+        if container.id not in known and container.id[:12] not in known:
+            yield f"container {_called(container)} mounts {printable(each.source)} read-write"
+
+
+def _called(container: Container) -> str:
+    return f"{printable(container.name)} ({printable(container.id[:12])})"
 
 
 def _note_labels(meant: dict[str, int], live: list[Container], session: Mapping[str, str]) -> None:
@@ -141,8 +168,8 @@ def default_engine_mounts(root: Path) -> str | None:
         own = own_container_ids()
         for container in serving:
             if container.id not in own and container.id[:12] not in own:
-                name = f"{printable(container.name)} ({printable(container.id[:12])})"
-                return f"container {name} of the engine at {printable(address)} has the tree mounted read-write"
+                where = f"the engine at {printable(address)}"
+                return f"container {_called(container)} of {where} has the tree mounted read-write"
     return None
 
 
