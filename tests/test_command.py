@@ -143,6 +143,16 @@ def test_a_job_in_a_process_group_of_its_own_is_killed_too(database: Path) -> No
     until(lambda: is_gone(child), "the job of the command is killed", DEADLINE_S)
 
 
+def test_a_child_with_a_session_of_its_own_lives_on_as_the_readme_says(database: Path) -> None:
+    text = f"setsid sh -c 'echo $$ > {database.parent}/child; exec sleep 100' & sleep 100"
+    ask(probe_of(database.parent, script(database.parent, text), timeout=3), database)
+    child = int((database.parent / "child").read_text())
+    try:
+        assert not is_gone(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_child_that_holds_the_output_open_is_not_waited_for(database: Path) -> None:
     began = time.monotonic()
     program = script(database.parent, "sleep 100 & echo gone; exit 1")

@@ -158,6 +158,7 @@ def test_what_is_no_engine_is_unknown(tree: Tree, told: Told, tmp_path: Path) ->
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
             "is no container engine: its answer is no JSON; set owner",
         ),
+        (b"", "has closed the connection without an answer; look at the engine's own log, or restart it"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "is no container engine: its answer is no HTTP; set owner.container.engine"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "no usable answer: it answers 500 Oops; look at"),
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\nwhy\n", "no usable answer: it answers 500 Oops: why; look at"),

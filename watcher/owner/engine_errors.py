@@ -87,9 +87,10 @@ def explained(error: BaseException, address: str, timeout: float) -> EngineLostE
         return EngineLostError(
             f"the engine at {where} does not answer within {timeout:g} s", SILENT_REMEDY, timed_out=True
         )
+    if any(isinstance(each, (ConnectionResetError, BrokenPipeError)) for each in chain):
+        return EngineLostError(f"the engine at {where} has closed the connection without an answer", SILENT_REMEDY)
     last = printable(" ".join(str(chain[0]).split()))[:300]
-    # http.client's, where the first line is none of HTTP; its subclass means that the connection was closed instead.
-    if isinstance(error, NoEngineError) or any(type(each) is BadStatusLine for each in chain):
+    if isinstance(error, NoEngineError) or any(isinstance(each, BadStatusLine) for each in chain):
         said = last if isinstance(error, NoEngineError) else "its answer is no HTTP"
         return EngineLostError(f"what listens at {where} is no container engine: {said}", _OTHER_ADDRESS)
     if address.startswith("ssh://") and importlib.util.find_spec("paramiko") is None:
