@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.running import Runner
 from tests.writers import CrashedPair, journal_of, make_database, writing
+from watcher.names import printable
 
 ENTRY = ["database", "journal", "session", "state", "size", "owner", "decision", "reason"]
 MORE = ["header", "super_journal", "by_hand"]
@@ -69,14 +72,17 @@ def test_a_journal_without_a_header_is_to_be_copied_first(runner: Runner, crashe
     assert "have SQLite roll back" not in told["by_hand"]
 
 
-def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
-    database = crashed.put(runner.root / "x.db")
-    name = b"/workspace/\x1b[2J\xff-mj01"
-    trailer = len(name).to_bytes(4, "big") + sum(int.from_bytes([each], "big", signed=True) for each in name).to_bytes(
-        4, "big", signed=True
-    )
+def name_super_journal(database: Path, name: bytes) -> None:
+    """Have the trailer of its journal name a super-journal."""
+    total = sum(int.from_bytes([each], "big", signed=True) for each in name)
+    trailer = len(name).to_bytes(4, "big") + total.to_bytes(4, "big", signed=True)
     with journal_of(database).open("ab") as file:
         file.write(b"\0\0\0\1" + name + trailer + bytes.fromhex("d9d505f920a163d7"))
+
+
+def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "x.db")
+    name_super_journal(database, b"/workspace/\x1b[2J\xff-mj01")
     told = runner.json("explain", database)
     assert (told["state"], told["decision"], told["super_journal"]) == (
         "super",
@@ -84,6 +90,21 @@ def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
         "/workspace/\\x1b[2J\\xff-mj01",
     )
     assert f"deletes {database}-journal" in told["by_hand"]
+
+
+@pytest.mark.parametrize("letter", [b"x", b"\xff"])
+def test_a_long_name_of_a_super_journal_fills_no_line(runner: Runner, crashed: CrashedPair, letter: bytes) -> None:
+    database = crashed.put(runner.root / "x.db")
+    name_super_journal(database, letter * 4000)
+    told = runner.json("explain", database)
+    assert told["super_journal"] == printable(os.fsdecode(letter * 4000))
+    assert len(told["reason"]) < 400
+    assert " …" in told["reason"]
+    (entry,) = runner.json("scan")["journals"]
+    assert entry["reason"] == told["reason"]
+    assert len(runner.command("scan").stdout) < 1500
+    (refused,) = runner.start().events("refused")
+    assert len(refused["message"]) < 1500
 
 
 def test_a_live_writer_is_named(runner: Runner) -> None:
@@ -180,3 +201,48 @@ def test_a_missing_root_holds_no_database(runner: Runner) -> None:
     runner.root.rmdir()
     done = runner.command("explain", "x.db")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.fixture
+def alike(runner: Runner, crashed: CrashedPair) -> dict[str, Path]:
+    """Two databases, of which one is shown as the other is called."""
+    return {
+        "newline": crashed.put(runner.root / "s1" / "new\nline.db"),
+        "backslash": crashed.put(runner.root / "s1" / "new\\nline.db"),
+    }
+
+
+@pytest.mark.parametrize("command", [("recover",), ("recover", "--dry-run"), ("explain",)])
+@pytest.mark.parametrize("suffix", ["", "-journal"])
+def test_a_word_that_may_mean_two_databases_means_neither(
+    runner: Runner, alike: dict[str, Path], command: tuple[str, ...], suffix: str
+) -> None:
+    done = runner.command(*command, printable(f"s1/new\nline.db{suffix}"))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"""'{runner.root}/s1/new\\\\nline.db'""" in done.stderr
+    assert f"""$'{runner.root}/s1/new\\nline.db'""" in done.stderr
+    for database in alike.values():
+        assert journal_of(database).exists()
+        assert printable(database) in done.stderr
+
+
+def test_the_words_that_are_told_for_it_mean_one_each(runner: Runner, alike: dict[str, Path]) -> None:
+    done = runner.command("recover", "s1/new\\nline.db")
+    words = re.findall(r"\$?'[^']+'", done.stderr.partition("write ")[2])
+    assert len(words) == 2
+    found = []
+    for word in words:
+        argument = subprocess.run(["bash", "-c", f"printf %s {word}"], check=True, capture_output=True).stdout
+        found.append(runner.json("explain", os.fsdecode(argument))["database"])
+    assert sorted(found) == sorted(map(printable, alike.values()))
+
+
+def test_where_every_word_means_two_the_whole_tree_is_left(
+    runner: Runner, crashed: CrashedPair, alike: dict[str, Path]
+) -> None:
+    crashed.put(runner.root / "s1" / "new\\\\nline.db")
+    done = runner.command("recover", str(alike["backslash"]))
+    assert done.returncode == 2
+    assert "the whole tree" in done.stderr
+    assert journal_of(alike["backslash"]).exists()

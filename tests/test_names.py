@@ -9,8 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from watcher.advice import quoted
-from watcher.names import clipped, parse_printable, printable
+from watcher.names import clipped, parse_printable, printable, quoted
 
 names = st.binary(min_size=1, max_size=60).filter(lambda name: b"\0" not in name).map(os.fsdecode)
 nasty_names = st.lists(
@@ -18,6 +17,7 @@ nasty_names = st.lists(
         [
             *(b"\\", b"\\\\", b"\n", b"\r", b"\t", b"\x1b[2J", b"\x7f", b"\xff", b"\xc3", b"\xc3\xa9", b"\xc2\x85"),
             *(b"\xe2\x80\xae", b"\xe2\x80\xa8", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80", b"\xf3\xa0\x81\x81"),
+            *(b"\xcd\x8f", b"\xef\xb8\x8f", b"\xf3\xa0\x84\x80", b"\xe2\xa0\x80", b"\\u034f", b"\\u2800"),
             *(b"\\n", b"\\x41", b"\\ud800", b"\\U00110000", b"'", b'"', b"$", b"`", b" ", b"-", b"!", b"x"),
         ]
     ),
@@ -78,12 +78,40 @@ def test_names_are_escaped_in_one_way(name: str, shown: str) -> None:
     assert printable(name) == shown
 
 
+INVISIBLE = [
+    *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164, 0xFFA0),
+    *(*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0), 0x1D159, 0x16FE4),
+]
+
+
+@pytest.mark.parametrize("character", [*map(chr, INVISIBLE)], ids=ascii)
+def test_two_names_that_look_the_same_are_shown_apart(character: str) -> None:
+    name = f"outbound.db{character}"
+    shown = printable(name)
+    assert shown.isascii()
+    assert shown == f"outbound.db{character.encode('ascii', 'backslashreplace').decode()}"
+    assert parse_printable(shown) == name
+
+
+def test_letters_of_every_script_stay_as_they_are() -> None:
+    for name in ("한글.db", "ខ្មែរ.db", "ᠮᠣᠩᠭᠣᠯ.db", "عربى.db", "😀.db", "e\u0301.db"):
+        assert printable(name) == name
+
+
 def test_a_long_message_is_clipped_and_stays_one_line() -> None:
     assert clipped("x\ny") == "x\\ny"
     shown = clipped("\x1b" * 1_000_000)
     assert len(shown) < 1500
     assert shown.endswith(" …")
     assert shown.isprintable()
+
+
+@pytest.mark.parametrize("letter", ["x", "\x1b", "\udcff", "\U000e0041", "\\"])
+def test_what_is_clipped_to_a_length_is_no_longer_and_ends_with_no_half_of_an_escape(letter: str) -> None:
+    assert clipped(letter * 10, 100) == printable(letter) * 10
+    kept = clipped(letter * 4000, 200).removesuffix(" …")
+    assert 190 < len(kept) <= 200
+    assert parse_printable(kept) == letter * (len(kept) // len(printable(letter)))
 
 
 @pytest.mark.parametrize(

@@ -268,12 +268,15 @@ def test_a_database_is_found_by_its_name_by_its_journals_and_by_what_a_log_line_
         assert tree.locate(shown) == place, shown
 
 
-def test_a_name_as_it_is_comes_before_a_name_as_it_is_shown(root: Path) -> None:
+def test_a_word_is_a_name_as_it_is_or_as_it_is_shown_and_nothing_where_both_are_there(root: Path) -> None:
     touch(root / "a\\nb-journal")
-    touch(root / "a\nb-journal")
     tree = tree_of(root)
     assert tree.locate("a\\nb") == Place("", "a\\nb")
+    touch(root / "a\nb-journal")
+    with pytest.raises(OutsideTreeError, match="two databases"):
+        tree.locate("a\\nb")
     assert tree.locate("a\\\\nb") == Place("", "a\\nb")
+    assert tree.locate("a\nb") == Place("", "a\nb")
     (root / "a\\nb-journal").unlink()
     assert tree.locate("a\\nb") == Place("", "a\nb")
 

@@ -8,9 +8,9 @@ import os
 
 from watcher.decision import Decision, Finding
 from watcher.journal import JournalState
-from watcher.names import printable
+from watcher.names import printable, quoted
 
-__all__ = ["by_hand", "in_words", "is_of_machine", "quoted", "roll_back_command"]
+__all__ = ["by_hand", "in_words", "is_of_machine", "roll_back_command"]
 
 _REMEDIES = {
     errno.EMFILE: "raise our limit of open files (ulimit -n, in a unit LimitNOFILE=)",
@@ -30,18 +30,6 @@ def in_words(error: OSError) -> str:
     words = printable(error.strerror or str(error))
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{words}; {remedy}" if remedy else words
-
-
-def quoted(path: str) -> str:
-    """The path as one printable word of a shell: plain, or in bash's and zsh's `$'…'` quotes."""
-    shown = printable(path)
-    if shown == path:
-        return path if _is_plain(path) else "'" + path.replace("'", "'\\''") + "'"
-    return "$'" + shown.replace("'", "\\'") + "'"
-
-
-def _is_plain(path: str) -> bool:
-    return bool(path) and not path.startswith("-") and all(each.isalnum() or each in "/._-+,@%:=" for each in path)
 
 
 def roll_back_command(finding: Finding) -> str:

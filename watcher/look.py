@@ -18,7 +18,7 @@ from watcher.authorship import may_have_written
 from watcher.claims import Claims
 from watcher.filesystem import FileSystem, file_system_of
 from watcher.journal import Contents, JournalState
-from watcher.names import printable
+from watcher.names import clipped, printable
 from watcher.pinned import FileIdentity, LookAgainError, Pinned
 from watcher.tree import Gone, Place, Tree, UnsafeError
 
@@ -145,7 +145,7 @@ class Pair:
         state = format_.state_of(contents, head)
         detail = _DETAILS.get(state, "")
         if state is JournalState.SUPER:
-            detail = f"the journal's trailer names the super-journal {printable(contents.super_journal or '')}"
+            detail = f"the journal's trailer names the super-journal {clipped(contents.super_journal or '', 200)}"
         elif state in {JournalState.HOT, JournalState.MALFORMED} and database is not None and not _is_empty(database):
             refusal = self._refusal(contents, journal, database, head or b"")
             if refusal:

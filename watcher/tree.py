@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from watcher.names import parse_printable, printable
+from watcher.names import parse_printable, printable, quoted, shown_word
 from watcher.settings import Layout, TreeSettings
 
 __all__ = [
@@ -147,8 +147,28 @@ class Tree:
         directory or to the root, as the file system has it or as a log line of ours shows it.
 
         Raises:
-            OutsideTreeError: it is none of this tree.
+            OutsideTreeError: it is none of this tree, or may be two of it.
         """
+        meant = self._meant_by(path)
+        if len(meant) == 1:
+            return meant[0]
+        words = []
+        for each in map(self.path, meant):
+            spelled = ((shown_word(each), printable(each)), (quoted(each), each))
+            words += [word for word, read in spelled if len(self._meant_by(read)) == 1][:1]
+        if len(words) == len(meant):
+            remedy = f"write {' or '.join(words)}"
+        else:
+            remedy = "and no other word means one alone: recover the whole tree, without a PATH"
+        raise OutsideTreeError(f"{quoted(path)}: as it stands and as a log shows it, two databases are meant; {remedy}")
+
+    def _meant_by(self, path: str) -> list[Place]:
+        """What is there by this path as it stands, and by what is shown so; not none.
+
+        Raises:
+            OutsideTreeError: as :meth:`locate`.
+        """
+        meant: list[Place] = []
         refused: OutsideTreeError | None = None
         for spelled in dict.fromkeys((path, parse_printable(path))):
             for base in (os.getcwd(), self._root):
@@ -158,10 +178,13 @@ class Tree:
                     refused = refused or error
                     continue
                 if self._exists(place):
-                    return place
+                    meant.append(place)
+                    break
                 refused = OutsideTreeError(f"{printable(path)}: there is no such database or journal")
-        assert refused is not None
-        raise refused
+        if not meant:
+            assert refused is not None
+            raise refused
+        return list(dict.fromkeys(meant))
 
     def _place_at(self, absolute: str, given: str) -> Place:
         for root in dict.fromkeys((os.path.normpath(self._root), os.path.realpath(self._root))):
