@@ -136,6 +136,19 @@ def test_a_watcher_in_a_container_that_cannot_find_the_mounts_is_told_of_host_ro
     assert "mounts" not in checked_inside(engine, tree, tmp_path / "ignoring", ignore=["jw-one"])
 
 
+def test_a_host_root_that_is_mistyped_is_told_by_the_mounts_that_it_hides(
+    engine: TestEngine, tree: Tree, tmp_path: Path
+) -> None:
+    for name in ("s1", "s2"):
+        make_database(tree.session(name) / "outbound.db")
+    engine.run(mounts={tree.session("s1"): "/workspace"}, name="jw-one")
+    told = checked_inside(engine, tree, tmp_path / "settings", tmp_path / "elsewhere", labels={})
+    assert told["containers"]["detail"] == "0 databases have a live container, 2 have none"
+    assert told["mounts"]["level"] == "warning"
+    assert told["mounts"]["detail"].startswith("of 1 databases nobody could say that their writer has exited")
+    assert told["mounts"]["remedy"].startswith("see that tree.host_root is the tree's path on the engine's host")
+
+
 def test_a_default_engine_that_mounts_the_tree_is_noticed(
     engine: TestEngine, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:

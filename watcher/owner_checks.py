@@ -219,7 +219,8 @@ def _told_blind(found: Survey, host_root: Path | None) -> Check:
         " this tree"
     )
     if host_root is not None:
-        return Check("mounts", Level.WARNING, detail, otherwise)
+        remedy = f"see that tree.host_root is the tree's path on the engine's host; where it is, {otherwise}"
+        return Check("mounts", Level.WARNING, detail, remedy)
     if found.inside:
         remedy = f"set tree.host_root to the tree's path on the engine's host; where that does not help, {otherwise}"
         return Check("mounts", Level.ERROR, f"{detail}: we run in a container, without tree.host_root", remedy)

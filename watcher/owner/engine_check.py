@@ -115,18 +115,20 @@ def survey(probe: ContainerProbe, subjects: Iterable[Subject]) -> Survey:
         without += not owners
         _note_labels(meant, live, subject.session)
         known = {match.container.id for match in owners} | own
-        hidden += itertools.islice(_hidden(probe, listing, pattern, known), 1)
+        hidden += itertools.islice(_hidden(probe, listing, subject, known), 1)
     ranked = sorted(meant, key=lambda line: (-meant[line], line))
     return Survey(
         tuple(found), without, tuple(ranked[:_MOST_LABELS]), len(hidden), next(iter(hidden), None), inside=bool(own)
     )
 
 
-def _hidden(probe: ContainerProbe, listing: Listing, pattern: Pattern, known: Set[str]) -> Iterator[str]:
-    """The mounts that keep a database's journal held, whatever becomes of its own container."""
+def _hidden(probe: ContainerProbe, listing: Listing, subject: Subject, known: Set[str]) -> Iterator[str]:
+    """The mounts that keep a database's journal held, whatever becomes of its own container: as the probe has it."""
+    pattern = Pattern.of(probe.settings, subject.session)
+    names = Path(subject.path).parent.parts[len(Path(probe.view.root).parts) - 1 :]
     for each in probe.footprints.index(listing).unresolved:
         container = each.container
-        if not (each.gone and container.live) or pattern.ignores(container):
+        if not container.live or pattern.ignores(container) or not (each.gone or Path(each.source).name in names):
             continue
         if container.id not in known and container.id[:12] not in known:
             yield f"container {_called(container)} mounts {printable(each.source)} read-write"
