@@ -5,6 +5,10 @@ caught in the middle of a commit, from a real error. It stands alone on sqlite3 
 asks: `loguru.logger.enable("watcher")`.
 """
 
+from watcher import first_signals as first_signals  # before what takes time to load
+
+# isort: split
+
 from loguru import logger
 
 from watcher.poller import Poller

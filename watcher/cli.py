@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import typer.core
 
+from watcher import first_signals
 from watcher.names import printable
 from watcher.settings import SettingsError, load_settings
 from watcher.steps import (
@@ -123,6 +124,7 @@ def _top(
 @app.command(rich_help_panel=_PANEL["run"])
 def run(config: Config = None) -> None:
     """Run the service in the foreground, until SIGTERM or SIGINT; SIGHUP reloads the settings."""
+    first_signals.listen()  # where somebody else's way of starting us has hidden from the package what this will be
     settings = settings_of(config)
     from watcher.records.state_dir import AlreadyRunning, StateError
     from watcher.root_lock import TreeTakenError

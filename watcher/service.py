@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 
-from watcher import announcements
+from watcher import announcements, first_signals
 from watcher.advice import in_words
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
@@ -101,6 +101,8 @@ class Service:
         with ExitStack() as closing:
             signals = Signals((signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL), self._signalled)
             closing.callback(signals.stop)
+            for number in first_signals.taken():
+                self._signalled(number)
             self._open(self._settings, closing)
             with needing_threads(closing):
                 signals.start()
