@@ -73,6 +73,7 @@ class TestSystemd:
             "owner: {container: {engine: unix:///run/docker.sock}}",
             "owner: {container: {engine: ssh://me@host}}\nmetrics: {listen: 127.0.0.1:9464}",
             "hooks: {held: [/bin/true]}\nlog: {file: ./log/x.log}\nrecovery: {verify: quick}",
+            "metrics: {listen: 127.0.0.1:80}",
         ],
     )
     @pytest.mark.parametrize("uid", [0, 1234])
@@ -138,6 +139,29 @@ class TestSystemd:
         assert values_of(unit, "Group") == ["54322"]
         assert values_of(unit, "CapabilityBoundingSet") == [""]
         assert "setpriv --reuid=54321 --regid=54322 --clear-groups -- mkdir" in values_of(unit, "ExecStartPre")[0]
+
+    @pytest.mark.parametrize("uid", [0, 1234])
+    def test_a_port_that_wants_a_capability_has_it(self, tmp_path: Path, uid: int) -> None:
+        """By a process with just those capabilities that the unit gives."""
+        if os.geteuid() != 0 or shutil.which("setpriv") is None:
+            pytest.skip("wants root and setpriv, to become another user")
+        facts = replace(installed(tmp_path / "x", "metrics: {listen: 127.0.0.1:987}"), uid=uid, gid=uid)
+        unit = systemd(facts)
+        bounding = ["-all", *(f"+{each.lower()[4:]}" for each in values_of(unit, "CapabilityBoundingSet")[0].split())]
+        ambient = [f"+{each.lower()[4:]}" for each in " ".join(values_of(unit, "AmbientCapabilities")).split()]
+        become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]
+        become += [f"--bounding-set={','.join(bounding)}", f"--inh-caps={','.join(['-all', *ambient])}"]
+        become += [f"--ambient-caps={','.join(['-all', *ambient])}", "--"]
+        listen = "import socket, sys; socket.create_server((sys.argv[1], int(sys.argv[2]))).close()"
+        assert facts.listens_on is not None
+        tried = subprocess.run(
+            [*become, f"{sys.base_prefix}/bin/python3", "-c", listen, *facts.listens_on],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (tried.returncode, tried.stderr) == (0, "")
+        assert "CAP_NET_BIND_SERVICE" not in systemd(replace(facts, listens_on=("127.0.0.1", "1024")))
 
     def test_a_root_that_is_not_there_keeps_nothing_from_starting(self, tmp_path: Path) -> None:
         facts = facts_of(load(tmp_path, "tree: {root: /srv/none/such}\nstate_dir: /var/lib/x"), {})
@@ -221,6 +245,21 @@ class TestContainers:
         assert serving["ports"] == ["127.0.0.1:9999:9999"]
         assert "127.0.0.1:9999/livez" in serving["healthcheck"]["test"][-1]
         assert serving["environment"] == {"JOURNAL_WATCHER__METRICS__LISTEN": "0.0.0.0:9999"}
+
+    def test_a_container_without_capabilities_listens_on_no_low_port(self, tmp_path: Path) -> None:
+        facts = installed(tmp_path / "x", "metrics: {listen: 127.0.0.1:80}")
+        service = _compose(facts)
+        assert service["ports"] == ["127.0.0.1:80:9464"]
+        assert service["environment"] == {"JOURNAL_WATCHER__METRICS__LISTEN": "0.0.0.0:9464"}
+        assert "127.0.0.1:9464/livez" in service["healthcheck"]["test"][-1]
+
+    def test_a_pod_may_listen_on_a_low_port_of_its_own(self, tmp_path: Path) -> None:
+        *_, daemons = yaml.safe_load_all(kubernetes(installed(tmp_path / "x", "metrics: {listen: 127.0.0.1:80}")))
+        (allowed,) = daemons["spec"]["template"]["spec"]["securityContext"]["sysctls"]
+        assert allowed == {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
+        assert _container(daemons)["ports"][0]["containerPort"] == 80
+        *_, usual = yaml.safe_load_all(kubernetes(installed(tmp_path / "y", "metrics: {listen: 127.0.0.1:9464}")))
+        assert "sysctls" not in usual["spec"]["template"]["spec"]["securityContext"]
 
     def test_compose_has_the_engines_socket_and_its_group(self, tmp_path: Path) -> None:
         facts = replace(installed(tmp_path / "x"), engine_socket=Path("/run/docker.sock"), engine_gid=105)

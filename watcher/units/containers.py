@@ -22,11 +22,12 @@ def compose(facts: Facts) -> str:
     """A service for `docker compose`."""
     listens = facts.listens_on
     port = _USUAL_PORT if listens is None else listens[1]
-    asks = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{port}/livez', timeout=5)"
+    inside = _USUAL_PORT if facts.wants_a_low_port else port  # which it could not listen on without a capability
+    asks = f"import urllib.request as u; u.urlopen('http://127.0.0.1:{inside}/livez', timeout=5)"
     settings = str(facts.settings_file)
     environment = dict(facts.environment)
     if listens is not None:
-        environment["JOURNAL_WATCHER__METRICS__LISTEN"] = f"0.0.0.0:{port}"  # of the container's own network
+        environment["JOURNAL_WATCHER__METRICS__LISTEN"] = f"0.0.0.0:{inside}"  # of the container's own network
     health = ["CMD", "journal-watcher", "status", "-c", settings]
     if listens is not None:
         health = ["CMD", "python3", "-c", asks]
@@ -34,7 +35,7 @@ def compose(facts: Facts) -> str:
     values = _of_containers(facts) | {
         "user": _in_compose(f"{facts.uid}:{facts.gid}"),
         "engine_group": json.dumps(str(facts.engine_gid)),
-        "port_mapping": json.dumps(f"{outside}:{port}:{port}"),
+        "port_mapping": json.dumps(f"{outside}:{port}:{inside}"),
         "environment": "\n".join(f"      {json.dumps(name)}: {_in_compose(v)}" for name, v in environment.items()),
         "arguments": _in_compose(["run", "-c", settings]),
         "health": _in_compose(health),
@@ -76,7 +77,11 @@ def kubernetes(facts: Facts) -> str:
         "arguments": _quoted([each.replace("$(", "$$(") for each in ("run", "-c", str(facts.settings_file))]),
         "own": _quoted([each.replace("$(", "$$(") for each in own]),
     }
-    flags = _flags(facts) | {"environment": bool(environment), "container": facts.engine_address is not None}
+    flags = _flags(facts) | {
+        "environment": bool(environment),
+        "container": facts.engine_address is not None,
+        "low_port": facts.wants_a_low_port,
+    }
     return fill("kubernetes.yaml", values, flags)
 
 

@@ -20,6 +20,7 @@ __all__ = ["Facts", "UnitError", "facts_of"]
 _OVERRIDES = "JOURNAL_WATCHER__"
 _OF_THE_ENGINE = ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "CONTAINER_HOST")
 _LEAST_WATCHDOG_S = 30
+_FIRST_PORT_OF_ANYBODY = 1024
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _TEMPORARY = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - whether something of ours lies there
 
@@ -78,6 +79,11 @@ class Facts:
     def needs_network(self) -> bool:
         remote = self.engine_address is not None and self.engine_socket is None
         return remote or self.runs_programs or self.listens_on is not None
+
+    @property
+    def wants_a_low_port(self) -> bool:
+        """Whether it listens where only a process with CAP_NET_BIND_SERVICE may (ip(7))."""
+        return self.listens_on is not None and int(self.listens_on[1]) < _FIRST_PORT_OF_ANYBODY
 
     def needs_one_below(self, *places: Path) -> bool:
         """Whether something that the service needs lies in one of these directories."""

@@ -14,6 +14,9 @@ __all__ = ["systemd"]
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "%": "%%"}
 
+_OF_ROOT = ("CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_PTRACE")
+_LOW_PORT = "CAP_NET_BIND_SERVICE"
+
 
 def systemd(facts: Facts) -> str:
     """The unit file.
@@ -46,6 +49,8 @@ def systemd(facts: Facts) -> str:
             "group": str(facts.gid),
             "engine_group": str(facts.engine_gid),
             "writable": " ".join(_path(each, "-") for each in writable),
+            "root_capabilities": " ".join(_OF_ROOT + ((_LOW_PORT,) if facts.wants_a_low_port else ())),
+            "user_capabilities": _LOW_PORT if facts.wants_a_low_port else "",
             "protect_home": "read-only" if facts.needs_homes or facts.engine_address else "yes",
         },
         {
@@ -56,6 +61,7 @@ def systemd(facts: Facts) -> str:
             "private_tmp": not facts.needs_temporary,
             "programs": facts.runs_programs,
             "network": facts.needs_network,
+            "low_port": facts.wants_a_low_port,
             "loopback_only": _only_loopback(facts),
             "no_privileged_calls": may_do_nothing_special,
             "no_resource_calls": may_do_nothing_special and not facts.verifies,
