@@ -14,12 +14,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from loguru import logger
 
+from tests.running import DEADLINE_S
 from tests.small_disk import fill, small_disk
 from watcher.records import log
 from watcher.records.log import Event, Repeats
@@ -566,3 +568,69 @@ def test_the_least_recently_asked_for_is_forgotten_first() -> None:
         repeats.allow(key, "same", 0)
     assert repeats.allow("a", "same", 1) is None
     assert repeats.allow("b", "same", 1) == 0
+
+
+# --- a stream that nobody reads ---
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, TextIO]]:
+    """A pipe that is full before long: the end that nobody reads, and the stream."""
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        yield reading, stream
+        os.close(reading)
+
+
+def drained(reading: int) -> list[str]:
+    os.set_blocking(reading, False)
+    pieces = []
+    with suppress(BlockingIOError):
+        while piece := os.read(reading, 65536):
+            pieces.append(piece)
+    return b"".join(pieces).decode().splitlines()
+
+
+def test_a_stream_that_nobody_reads_holds_nobody_up(pipe: tuple[int, TextIO]) -> None:
+    reading, stream = pipe
+    log.configure(level="INFO", instance="x", json_lines=True, stream=stream)
+    try:
+        told = 0
+        began = time.monotonic()
+        while time.monotonic() - began < 1 or told < 2000:  # far more than a pipe takes
+            log.tell(Event.RECOVERED, "r" * 500, number=told)
+            told += 1
+            assert time.monotonic() - began < DEADLINE_S
+        before = [json.loads(line) for line in drained(reading) if line.endswith("}")]
+        assert [line["number"] for line in before] == list(range(len(before)))
+        assert len(before) < told
+        log.tell(Event.RECOVERED, "read again", number=told)
+        missing, last = (json.loads(line) for line in drained(reading) if line)
+        assert (missing["event"], missing["missing"]) == ("state_back", told - len(before))
+        assert last["number"] == told
+    finally:
+        log.close()
+
+
+def test_a_slow_reader_loses_nothing(pipe: tuple[int, TextIO]) -> None:
+    reading, stream = pipe
+    log.configure(level="INFO", instance="x", json_lines=True, stream=stream)
+    lines: list[str] = []
+
+    def read() -> None:
+        with os.fdopen(os.dup(reading)) as file:
+            for line in file:
+                lines.append(line)
+                if "last" in line:
+                    return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(300):
+            log.tell(Event.RECOVERED, "r" * 9000, number=number)  # in several pieces
+        log.tell(Event.RECOVERED, "last")
+        reader.join(DEADLINE_S)
+        assert [json.loads(line).get("number") for line in lines] == [*range(300), None]
+    finally:
+        log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import Runner, Service, wait_until
+from tests.running import DEADLINE_S, Runner, Service, wait_until
 from tests.terminals import on_terminal
 from tests.writers import CrashedPair, crash, journal_of, make_database, reading, writing, writing_unseen
 
@@ -300,3 +301,17 @@ def test_at_info_an_ordinary_day_is_silent(runner: Runner) -> None:
         wait_until((runner.state / "status.json").exists)
     assert service.stop() == 0
     assert [each["event"] for each in service.events()] == ["started", "locks_only", "stopped"]
+
+
+def test_a_service_whose_log_nobody_reads_recovers_and_stops(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(log={"level": "DEBUG", "json": True})
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    argv = [sys.executable, "-m", "watcher", "run", "-c", str(runner.settings)]
+    with subprocess.Popen(argv, stderr=write_end) as service:
+        os.close(write_end)
+        databases = [crashed.put(runner.root / f"s{number}" / "x.db") for number in range(40)]
+        wait_until(lambda: not any(journal_of(each).exists() for each in databases))
+        service.terminate()
+        assert service.wait(DEADLINE_S) == 0
+    os.close(read_end)

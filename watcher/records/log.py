@@ -26,6 +26,7 @@ from watcher.names import printable
 from watcher.records.events import Event
 from watcher.records.lines import Line, for_journal, human, json_line, one_line, plain
 from watcher.records.log_file import LogFile, is_for_file
+from watcher.records.log_stream import LogStream
 from watcher.records.repeats import Repeats
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def configure(
             level_no=level_no,
             instance=instance,
             json_lines=json_lines,
-            stream=stream,
+            stream=LogStream(stream),
             colour=colour and not os.environ.get("NO_COLOR"),
             journal=journal and log_file is None,
             file=log_file,
@@ -157,7 +158,7 @@ class _Outputs:
     level_no: int
     instance: str
     json_lines: bool
-    stream: TextIO
+    stream: LogStream
     colour: bool
     journal: bool
     file: LogFile | None
@@ -229,19 +230,23 @@ class _Relay:
     def _take(self, message: loguru.Message) -> None:
         line = _line_of(message.record)
         with self._guard:
-            if self._outputs is not None:
-                self._write(self._outputs, line)
+            if self._outputs is None:
+                return
+            if lost := self._outputs.stream.take_lost():
+                words = f"nobody has read this stream for a while; {lost} lines are missing in it"
+                self._tell(replace(self._outputs, file=None), Event.STATE_BACK, words, missing=lost)
+            self._write(self._outputs, line)
 
     def _write(self, outputs: _Outputs, line: Line) -> None:
         if outputs.json_lines:
             text = json_line(line, outputs.instance)
-            _write_to_stream(outputs.stream, text)
+            outputs.stream.write(text)
         else:
             text = human(line, colour=False)
             if outputs.journal:
-                _write_to_stream(outputs.stream, for_journal(line))
+                outputs.stream.write(for_journal(line))
             else:
-                _write_to_stream(outputs.stream, human(line, colour=True) if outputs.colour else text)
+                outputs.stream.write(human(line, colour=True) if outputs.colour else text)
         if outputs.file is not None:
             self._write_to_file(outputs, outputs.file, text)
 
@@ -308,14 +313,3 @@ def _line_of(record: loguru.Record) -> Line:
         fields={key: plain(value) for key, value in fields.items()},
         error=error,
     )
-
-
-def _write_to_stream(stream: TextIO, text: str) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-        stream.flush()
-    except (OSError, ValueError):
-        # stderr is closed, or a pipe that nobody reads any more. There is no other place to say so, and the service
-        # must outlive the terminal that started it.
-        pass
