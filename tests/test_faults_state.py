@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.faults import AS_NOBODY, assert_heals, configure, wait_for_sweeps
+from tests.faults import AS_NOBODY, SWEEP_S, assert_heals, configure, wait_for_sweeps
 from tests.running import Runner, Service, wait_until
 from tests.small_disk import fill, small_disk
 from tests.test_faults_tree import NOBODY, give, nobodys
@@ -90,6 +90,22 @@ def test_a_history_of_a_newer_version_is_left_alone_and_told_once(runner: Runner
     assert history.read_bytes() == before
     told = [each["message"] for each in service.events("state_failed")]
     assert sum("newer" in each for each in told) == 1, told
+
+
+def test_a_history_is_written_soon_after_a_fault_that_was_long(runner: Runner, crashed: CrashedPair) -> None:
+    """The pause between two attempts grows, but not beyond a sweep."""
+    history = with_history(runner, crashed)
+    aside = history.rename(history.with_name("aside"))
+    history.mkdir()
+    service = runner.start()
+    databases = recover_some(runner, service, crashed, "b")
+    service.wait_for("state_failed")
+    wait_for_sweeps(service, 20)
+    history.rmdir()
+    aside.rename(history)
+    service.wait_for("state_back", deadline_s=SWEEP_S + 5)
+    wait_until(lambda: recorded(runner) > databases)
+    assert service.stop() == 0
 
 
 def test_a_full_disk_under_the_log_costs_lines_and_nothing_else(

@@ -48,7 +48,7 @@ class Desk:
             on_back=self.returns.append,
             backlog=self.backlog,
             first_pause_s=0.02,
-            longest_pause_s=0.05,
+            sweep_interval_s=0.05,
         )
 
     def _failed(self, error: HistoryError, waiting: int) -> None:

@@ -148,6 +148,7 @@ class Service:
             History(self._state.path / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age, root=settings.tree.root),
             on_failed=self._history_failed,
             on_back=self._history_back,
+            sweep_interval_s=settings.watch.sweep_interval,
         )
 
     def _installed(self, settings: Settings) -> Installation:
@@ -320,7 +321,7 @@ class Service:
         if after.tree.root != before.tree.root:
             self._root.change_to(root)
         self._settings = after
-        if (after.history, after.tree.root) != (before.history, before.tree.root):
+        if _of_history(after) != _of_history(before):
             self._stop_history()
             self._history = self._new_history(after)
             self._history.start()
@@ -379,6 +380,11 @@ class Service:
     def _history_back(self, lost: int) -> None:
         self._repeats.forget(HISTORY_NAME)
         log.tell(Event.STATE_BACK, f"the history is written again; {lost or 'no'} entries were lost")
+
+
+def _of_history(settings: Settings) -> tuple[object, ...]:
+    """The settings that the history was begun with."""
+    return settings.history, settings.tree.root, settings.watch.sweep_interval
 
 
 def _configure_log(settings: LogSettings, instance: str) -> None:

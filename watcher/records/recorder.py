@@ -20,6 +20,7 @@ _BATCH = 500
 _APART_S = 0.2
 """Between two commits: each wants the disk and the interpreter's lock, which recoveries want, too. A hundred commits in
 between made 500 recoveries take half as long again."""
+_LONGEST_PAUSE_S = 30.0
 
 
 class Recorder:
@@ -34,7 +35,9 @@ class Recorder:
             records that wait; for the event `state_failed`, with `Repeats`.
         on_back: called when it works again, with the number of records that were lost meanwhile; for `state_back`.
         backlog: how many records wait at most.
-        first_pause_s, longest_pause_s: between two attempts, seconds.
+        first_pause_s: between the first two attempts, seconds.
+        sweep_interval_s: the pauses grow to it at most, seconds: once the fault is gone, that is noticed with the next
+            sweep at the latest.
     """
 
     def __init__(
@@ -45,14 +48,14 @@ class Recorder:
         on_back: Callable[[int], None],
         backlog: int = 10_000,
         first_pause_s: float = 1.0,
-        longest_pause_s: float = 30.0,
+        sweep_interval_s: float = _LONGEST_PAUSE_S,
     ) -> None:
         self._history = history
         self._on_failed = on_failed
         self._on_back = on_back
         self._backlog = backlog
-        self._first_pause_s = first_pause_s
-        self._longest_pause_s = longest_pause_s
+        self._longest_pause_s = min(sweep_interval_s, _LONGEST_PAUSE_S)
+        self._first_pause_s = min(first_pause_s, self._longest_pause_s)
         self._changed = threading.Condition()
         self._waiting: deque[tuple[Record, str]] = deque()  # under _changed, as are the next three
         self._in_hand = 0
