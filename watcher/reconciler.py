@@ -56,7 +56,8 @@ class _Known:
     finding: Finding
     since: float  # by time.monotonic: the journal has been seen unchanged, and the same decided
     looks: int = 0  # in a row, without a change
-    failures: int = 0  # in a row
+    failures: int = 0  # in a row, with the same journal
+    not_before: float = 0.0  # by time.monotonic: the next try with that journal
     watched: frozenset[int] = frozenset()  # pids whose exit is a hint
     series: tuple[float, ...] = ()  # moments at which to look again whatever comes; guarded by the reconciler's lock
 
@@ -296,6 +297,10 @@ class Reconciler:
             self._reports.refused(finding)
 
     def _recover(self, pair: Pair, finding: Finding, known: _Known, since: float) -> None:
+        if time.monotonic() < known.not_before:
+            # What SQLite has written before it failed comes back as a hint, and as a change of the database.
+            self._agenda.add_at(finding.place, known.not_before, urgent=False)
+            return
         still_for_s = time.monotonic() - known.since
         attempt = self._recovery.recover(pair, finding.look, since=since, still_for_s=still_for_s)
         again_s = self._pause(attempt, known)
@@ -318,7 +323,9 @@ class Reconciler:
                 known.failures += 1
                 growing = self._retry.first * 2.0 ** min(known.failures - 1, 20)
                 # Not less often than the sweep: when the fault has gone, nobody tells us.
-                return min(growing, self._retry.max, max(self._watch.sweep_interval, self._retry.first))
+                pause_s = min(growing, self._retry.max, max(self._watch.sweep_interval, self._retry.first))
+                known.not_before = time.monotonic() + pause_s
+                return pause_s
             case Outcome.BUSY | Outcome.WAITING | Outcome.HELD | Outcome.CLEAN:
                 # Somebody is at it, or the last judgement was another: the whole way once more.
                 busy = min(_SOON_S * 2.0 ** min(known.looks, 10), _BUSY_MOST_S)
@@ -350,8 +357,8 @@ class Reconciler:
                 known = _Known(finding, now)
             else:
                 self._count_refused(known.finding, -1)
-                if known.finding.look != finding.look:
-                    known.failures = 0
+                if known.finding.look.journal != finding.look.journal:
+                    known.failures, known.not_before = 0, 0.0
                 known.finding, known.since, known.looks = finding, now, 0
             if self._has_room_for(finding):
                 self._known[finding.place] = known
