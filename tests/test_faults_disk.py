@@ -70,7 +70,7 @@ def test_a_full_disk_under_the_database_is_waited_out(runner: Runner, disk: Path
     wait_for_tries(runner, "failed")
     message = told_once(service, "recovery_failed", database)["message"]
     assert "s1/outbound.db" in message
-    assert "full" in message
+    assert f"the file system of {database.parent} is full (less than 1 MiB is free there): free some space" in message
     assert journal_of(database).read_bytes() == crashed.journal
     ballast.unlink()
     assert_heals(service, database, crashed)

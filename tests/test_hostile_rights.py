@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import os
 import subprocess
@@ -26,6 +27,7 @@ pytestmark = [
 ]
 
 AGENT, OTHER = 12345, 23456
+codecs.lookup("ascii")  # an agent may not load it
 
 
 class Acting:
@@ -134,6 +136,33 @@ def test_what_the_owner_could_not_do_is_not_done_for_him(host: Host, database: P
     assert journal_of(database).read_bytes() == before
     database.parent.chmod(0o755)
     assert host.recover(database)[0].record.outcome is Outcome.RECOVERED
+
+
+@pytest.mark.parametrize(
+    ("which", "mode", "words"),
+    [
+        ("directory", 0o555, "the journal cannot be deleted: Permission denied; its owner may not write {directory}"),
+        ("directory", 0o600, "its owner may not search its directory"),
+        ("journal", 0o444, "its owner may not write its journal"),
+        ("journal", 0o000, "its owner may not write its journal"),
+    ],
+)
+def test_what_the_owner_lacks_is_said_with_what_gives_it_to_him(
+    host: Host, database: Path, which: str, mode: int, words: str
+) -> None:
+    shut = {"directory": database.parent, "database": database, "journal": journal_of(database)}[which]
+    shut.chmod(mode)
+    record = host.recover(database)[0].record
+    assert record.outcome is Outcome.FAILED
+    assert record.error is not None
+    assert record.error.startswith(words.format(directory=database.parent))
+    said = f"uid {AGENT}, with whose rights it is recovered): it belongs to uid {AGENT} and has the mode {mode:04o}: "
+    assert said in record.error
+    command = record.error.partition(said)[2]
+    assert command.startswith("chmod ")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert host.recover(database)[0].record.outcome is Outcome.RECOVERED
+    assert host.is_recovered(database)
 
 
 def test_a_database_of_the_host_that_an_attack_led_to_cannot_be_opened(tmp_path: Path, crashed: CrashedPair) -> None:

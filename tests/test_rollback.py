@@ -275,7 +275,56 @@ def test_a_database_that_we_may_not_write_says_so(database: Path) -> None:
             above.chmod(0o755)
     said = subprocess.run(tried, check=True, capture_output=True, text=True)
     if os.geteuid() == 0:
-        assert said.stdout.startswith("RollbackError we may not write it (uid 12345)"), said.stderr
+        told = "we may not write it (uid 12345): it belongs to uid 0 and has the mode 0644: give us the right"
+        assert said.stdout.startswith(f"RollbackError {told}"), said.stderr
+
+
+def test_a_directory_with_the_sticky_bit_keeps_another_users_journal_and_says_so(database: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("wants to be two users")
+    directory = database.parent
+    for above in directory.parents[:-1]:
+        above.chmod(above.stat().st_mode | 0o005)
+    directory.chmod(0o1777)
+    for file in (database, journal_of(database)):
+        file.chmod(0o666)
+    os.chown(database, 12345, 12345)
+    tried = [sys.executable, "-c", _ROLL_BACK_AS, str(directory), "12345"]
+    said = subprocess.run(tried, check=True, capture_output=True, text=True).stdout
+    assert f"the sticky bit of {directory} (mode 1777) lets nobody delete the files of others" in said
+    assert f"(chmod -t {directory}), or run journal-watcher as uid 0" in said
+    directory.chmod(0o777)
+    assert "pages=" in subprocess.run(tried, check=True, capture_output=True, text=True).stdout
+    assert not journal_of(database).exists()
+
+
+@pytest.mark.parametrize("flag", ["i", "a"])
+@pytest.mark.parametrize("which", ["database", "journal", "directory"])
+def test_what_is_immutable_is_called_so_and_recovered_when_it_is_no_more(
+    database: Path, crashed: CrashedPair, which: str, flag: str
+) -> None:
+    kept = {"database": database, "journal": journal_of(database), "directory": database.parent}[which]
+    subprocess.run(["chattr", f"+{flag}", str(kept)], check=False, capture_output=True)
+    try:
+        shown = subprocess.run(["lsattr", "-d", str(kept)], check=False, capture_output=True, text=True)
+        if flag not in shown.stdout.split(" ")[0]:
+            pytest.skip("no file can be made immutable here")
+        with looked_at(database) as (pair, look), pytest.raises(RollbackError) as raised:
+            roll_back(pair, look, busy_timeout_s=0.01)
+        assert not isinstance(raised.value, BusyError)
+        words = {
+            "database": f"we may not write it (uid {os.geteuid()}): ",
+            "journal": f"we may not write its journal (uid {os.geteuid()}): ",
+            "directory": "the journal cannot be deleted: Operation not permitted; ",
+        }[which]
+        assert str(raised.value).startswith(words)
+        assert f"it may be immutable or append-only (lsattr -d {kept} shows it, chattr -i -a {kept} takes" in str(
+            raised.value
+        )
+    finally:
+        subprocess.run(["chattr", "-i", "-a", str(kept)], check=True)
+    assert rolled_back(database).found_something
+    assert database.read_bytes() == crashed.recovered
 
 
 _ROLL_BACK_AS = """

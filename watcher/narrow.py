@@ -24,6 +24,7 @@ from typing import NamedTuple, NoReturn
 
 import apsw
 
+from watcher import denials
 from watcher.names import printable
 from watcher.pinned import Pinned
 from watcher.rights import rights_of
@@ -62,6 +63,7 @@ class Grant:
         has_written: our open has begun to write the database.
         refused: why we stopped SQLite, where we did.
         was_replaced: we did because a name stood for another file, or for none, by then.
+        denied: why the system has not opened a file for SQLite, where that is for want of rights.
         logged: what else it has logged.
     """
 
@@ -76,6 +78,7 @@ class Grant:
     has_written: bool = False
     refused: str | None = None
     was_replaced: bool = False
+    denied: str | None = None
     logged: list[str] = field(default_factory=list)
     database_descriptor: int = -1  # SQLite's own, as long as it has one
     has_opened_journal: bool = False
@@ -94,6 +97,10 @@ class Grant:
         return self.name + SUFFIX
 
     @property
+    def _directory(self) -> str:
+        return os.path.dirname(self.path)
+
+    @property
     def alias(self) -> str:
         """The name by which SQLite knows the database, and with `-journal` behind it the journal. It looks up the mode
         of that file (`getFileMode`), and opens nothing by it."""
@@ -110,7 +117,7 @@ class Grant:
         flags &= ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
         if path == self.names.database:
             self._check(self.database, self.name)
-            self.database_descriptor = self.database.open(flags)
+            self.database_descriptor = self._open(self.database, "it", self.path, flags)
             return self.database_descriptor
         if path != self.names.journal:
             self.refuse(_STRANGE)
@@ -119,7 +126,7 @@ class Grant:
         # What is pinned can be opened after it was deleted, too; but a journal without its name is a transaction that
         # was committed, so the name counts.
         self._check(self.journal, self.journal_name)
-        descriptor = self.journal.open(flags)
+        descriptor = self._open(self.journal, "its journal", self.path + SUFFIX, flags)
         self.has_opened_journal = True
         return descriptor
 
@@ -148,7 +155,9 @@ class Grant:
         try:
             os.unlink(self.journal_name, dir_fd=self.directory_fd)
         except OSError as error:
-            self.refused = self.refused or f"the journal cannot be deleted: {error.strerror}"
+            self.refused = self.refused or denials.not_deleted(
+                self._directory, os.fstat(self.directory_fd), self.journal.status, error, self.acts_as
+            )
             raise
         self.finished_journal = True
 
@@ -187,9 +196,28 @@ class Grant:
         return status.st_size > 0
 
     def _check(self, pinned: Pinned, name: str) -> None:
-        if not pinned.is_named():
-            self.was_replaced = True
-            self.refuse(f"{printable(name)} was replaced while it was being opened")
+        if pinned.is_named():
+            return
+        try:
+            os.stat(name, dir_fd=self.directory_fd, follow_symlinks=False)
+        except PermissionError as error:
+            self.refuse(denials.not_searched(self._directory, os.fstat(self.directory_fd), error, self.acts_as))
+        except OSError:
+            pass  # gone
+        self.was_replaced = True
+        self.refuse(f"{printable(name)} was replaced while it was being opened")
+
+    def _open(self, pinned: Pinned, what: str, path: str, flags: int) -> int:
+        try:
+            return pinned.open(flags)
+        except OSError as error:
+            if denials.is_denial(error):
+                # A hot journal is opened to be read first (`hasHotJournal`), and then it must be written, too.
+                only_reads = self.journal is None
+                self.denied = self.denied or denials.not_opened(
+                    what, path, pinned.status, error, only_reads=only_reads, acts_as=self.acts_as
+                )
+            raise
 
 
 @contextmanager

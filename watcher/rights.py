@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["RightsError", "rights_of"]
+__all__ = ["RightsError", "overrides_modes", "rights_of"]
 
 _NO_GROUP = 65534
 """The overflow gid of Linux. The owner's rights need no group, and a database's group may be one that its owner is not
@@ -38,6 +38,7 @@ _SYS_SETGROUPS = {
 _CAPABILITY_VERSION_3 = 0x20080522
 _FILE_CAPABILITIES = sum(1 << bit for bit in (0, 1, 2, 3, 4, 9, 27, 32))
 """CAP_FS_MASK of linux/capability.h: what setfsuid takes away from the effective set, and gives back."""
+_DAC_OVERRIDE = 1 << 1
 _CANNOT_RESTORE = b"journal-watcher: a thread cannot take its own rights back after a recovery; ending the process\n"
 
 
@@ -75,6 +76,13 @@ def rights_of(uid: int | None) -> Iterator[None]:
         if not before.take():
             os.write(2, _CANNOT_RESTORE)
             os._exit(1)
+
+
+def overrides_modes() -> bool:
+    """Whether the modes of files bind the calling thread no more than they bind root."""
+    if sys.platform != "linux":
+        return os.geteuid() == 0
+    return bool(_effective_capabilities() & _DAC_OVERRIDE)
 
 
 class _Rights:

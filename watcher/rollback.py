@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 import apsw
 
+from watcher.denials import no_room
 from watcher.journal import JournalState
 from watcher.look import Look, Pair
 from watcher.names import clipped
@@ -95,8 +95,6 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
         raise BusyError("another connection holds a lock on it") from error
     except RightsError as error:
         raise RollbackError(str(error)) from error
-    except apsw.ReadOnlyError as error:
-        raise RollbackError(_why_read_only(pair, look), began=grant.has_written) from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         if grant.finished_journal:
             raise CorruptError(_words(error)) from error
@@ -179,20 +177,14 @@ def _whose_rights(pair: Pair, look: Look) -> int | None:
     return owners.pop() or None if len(owners) == 1 else None
 
 
-def _why_read_only(pair: Pair, look: Look) -> str:
-    assert look.database is not None
-    if os.fstatvfs(pair.directory_fd).f_flag & os.ST_RDONLY:
-        return "its file system is mounted read-only: mount it read-write"
-    return (
-        f"we may not write it (uid {os.geteuid()}), for it belongs to uid {look.database.uid} and has the mode"
-        f" {stat.S_IMODE(look.database.mode):04o}: give us the right, or run journal-watcher as that user"
-    )
-
-
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:
     if grant.was_replaced and not (grant.has_written and grant.database.is_named()):
         return BusyError(grant.refused or "")  # another look tells what is there now, if anything is
     words = grant.refused
+    if words is None and isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError):
+        words = grant.denied
+    if words is None and isinstance(error, apsw.FullError):
+        words = no_room(os.path.dirname(grant.path), grant.directory_fd)
     if words is None:
         logged = "; ".join(grant.logged).replace(grant.alias, grant.name)
         words = f"SQLite says {type(error).__name__.removesuffix('Error')}: {_words(error)}"
