@@ -17,7 +17,7 @@ import pytest
 
 from tests.pairs import Bytes, Shape
 from tests.running import Runner, Service, wait_until
-from tests.writers import CrashedPair
+from tests.writers import CrashedPair, journal_of, leave
 
 FILES = int(os.environ.get("JOURNAL_WATCHER_FLOOD", "4000"))
 CHURN_S = FILES / 2000
@@ -132,6 +132,42 @@ def test_a_flood_of_directories(runner: Runner, crashed: CrashedPair) -> None:
     neighbour.expect_to_have_felt_nothing()
     neighbour.expect_the_service_to_be_quiet()
     assert len(service.events("refused")) <= 25
+    assert service.stop() == 0
+
+
+_HOLD_MANY = """
+import fcntl, os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(sys.argv) + 100,) * 2)
+held = [os.open(path, os.O_RDONLY) for path in sys.argv[1:]]
+for descriptor in held:
+    fcntl.lockf(descriptor, fcntl.LOCK_SH, 510, 0x40000002)  # as readers hold it (os_unix.c)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_reader_of_a_hot_database_in_each_of_many_sessions(runner: Runner, crashed: CrashedPair) -> None:
+    """None of them can be recovered, and each is looked at again and again."""
+    runner.configure(tree={"layout": "{session}"}, log={"level": "INFO"})
+    databases = [runner.root / f"hostile-{number}" / "outbound.db" for number in range(1000)]
+    for database in databases:
+        database.parent.mkdir()
+        database.write_bytes(crashed.database)
+    service = runner.start(wait="started")
+    neighbour = Neighbour(runner, service, crashed)
+    argv = [sys.executable, "-c", _HOLD_MANY, *map(str, databases)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"held\n"
+        for database in databases:
+            leave(journal_of(database), crashed.journal)
+        for _ in range(9):
+            neighbour.crashes()
+        neighbour.expect_to_have_felt_nothing()
+        assert all(journal_of(database).exists() for database in databases)
+        reader.kill()
+    wait_until(lambda: not any(journal_of(database).exists() for database in databases))
+    neighbour.expect_the_service_to_be_quiet()
     assert service.stop() == 0
 
 

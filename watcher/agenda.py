@@ -208,6 +208,10 @@ class Agenda:
             self._closed = True
             self._turn.notify_all()
 
+    def is_pressed(self) -> bool:
+        """Whether something urgent waits for its turn."""
+        return bool(self._urgent)  # a peek: nobody minds if it is a moment old
+
     def backlog(self) -> int:
         """How many places are to be looked at now, those in a worker's hands included."""
         with self._turn:

@@ -32,8 +32,6 @@ _SOON_S = 0.005
 _BUSY_MOST_S = 1.0
 _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
-_URGENT_LOOKS = 4
-"""Later looks at what stays as it is let pass what has just been hinted at."""
 _MOST_REMEMBERED = 50_000
 _MOST_REFUSED_PER_SESSION = 200
 """Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
@@ -283,7 +281,7 @@ class Reconciler:
         if left_s > 0:
             again_s = min(again_s, left_s)
         now = time.monotonic()
-        urgent = known.looks < _URGENT_LOOKS
+        urgent = False
         with self._lock:
             known.series = tuple(moment for moment in known.series if moment > now)
             if known.series and known.series[0] - now < again_s:
@@ -302,13 +300,15 @@ class Reconciler:
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
         still_for_s = time.monotonic() - known.since
-        attempt = self._recovery.recover(pair, finding.look, since=since, still_for_s=still_for_s)
+        attempt = self._recovery.recover(
+            pair, finding.look, since=since, still_for_s=still_for_s, patient=not self._agenda.is_pressed()
+        )
         again_s = self._pause(attempt, known)
         self._reports.attempted(finding, attempt, again_s)
         if again_s is not None:
             if attempt.record.outcome is Outcome.BUSY and still_for_s >= self._watch.hold_warning:
                 self._reports.blocked(finding, attempt.record, still_for_s)
-            self._agenda.add_at(finding.place, time.monotonic() + again_s, urgent=known.looks < _URGENT_LOOKS)
+            self._agenda.add_at(finding.place, time.monotonic() + again_s, urgent=False)
         if again_s is not None or attempt.record.outcome is Outcome.REFUSED:
             self._changed()
             return

@@ -93,7 +93,7 @@ class Recovery:
         obstacle = self._snapshots.obstacle(look)
         return None if obstacle is None else f"not without a snapshot: {obstacle}"
 
-    def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float) -> Attempt:
+    def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float, patient: bool = True) -> Attempt:
         """Recover the database of a pair whose owner was judged to have exited.
 
         Args:
@@ -101,6 +101,7 @@ class Recovery:
             look: the one that was judged; the pair's last.
             since: when that look began, by `time.monotonic`.
             still_for_s: how long the pair has been seen unchanged, seconds.
+            patient: wait for a reader that holds its lock for a moment; else it is `busy` at once.
 
         Raises:
             Gone: the journal is gone: somebody else has finished.
@@ -112,7 +113,7 @@ class Recovery:
         if still_for_s < settle_s:
             wait = settle_s - still_for_s
             return _ended(record, Outcome.BUSY, since, f"not yet still for {settle_s:g} s", again_in_s=wait)
-        reader = self._reader(pair, look)
+        reader = self._reader(pair, look, _READER_PATIENCE_S if patient else 0.0)
         if reader is not None:
             return _ended(record, Outcome.BUSY, since, reader, again_in_s=_READER_AGAIN_S)
         snapshot, warnings = self._begin_snapshot(pair, look)
@@ -250,10 +251,10 @@ class Recovery:
             return snapshot if os.path.isdir(snapshot) else None
 
     @staticmethod
-    def _reader(pair: Pair, look: Look) -> str | None:
+    def _reader(pair: Pair, look: Look, patience_s: float) -> str | None:
         """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
         assert look.database is not None
-        until = time.monotonic() + _READER_PATIENCE_S
+        until = time.monotonic() + patience_s
         descriptor = pair.database_reader()
         while (pid := reader_of(descriptor)) is not None and time.monotonic() < until:
             time.sleep(_READER_PATIENCE_S / 20)
