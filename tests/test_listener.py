@@ -97,6 +97,11 @@ def test_a_defect_behind_it_costs_one_answer(serving: Listener) -> None:
         (b"GET /\xff HTTP/1.1\r\n\r\n", b"400"),
         (b"GET /metrics SMTP\r\n\r\n", b"400"),
         (b"GET /metrics HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % n for n in range(200)) + b"\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nhost: evil.example\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nHost: 127.0.0.1\r\n\r\n", b"400"),
+        (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"421"),
+        (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n .evil.example\r\n\r\n", b"421"),
+        (b"GET /metrics HTTP/1.1\r\nHost:\r\n\r\n", b"421"),
         (b"GET /metrics HTTP/1.1\r\nx: " + b"y" * 20_000, b"431"),
         (b"POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"z" * 100_000, b"405"),
     ],
@@ -166,6 +171,26 @@ def test_it_lets_go_of_its_address_and_its_descriptors() -> None:
     second.stop()
     if before:
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [("127.0.0.1", 421), ("127.1.2.3", 421), ("[::1]", 421), ("[::ffff:127.0.0.1]", 421), ("0.0.0.0", 404)],
+)
+def test_only_on_a_loopback_address_names_are_refused(address: str, status: int) -> None:
+    try:
+        made = Listener(f"{address}:0", {})
+    except OSError:
+        pytest.skip(f"this machine has no {address}")
+    made.start()
+    host = "127.0.0.1" if address == "0.0.0.0" else address.strip("[]")
+    connection = http.client.HTTPConnection(host, made.port, timeout=10)
+    try:
+        connection.request("GET", "/", headers={"Host": "scraped.example"})
+        assert connection.getresponse().status == status
+    finally:
+        connection.close()
+        made.stop()
 
 
 def test_ipv6_is_an_address_too() -> None:

@@ -141,7 +141,44 @@ def test_the_page_is_where_the_metrics_are_and_they_stay_what_they_were(runner: 
     assert ask(port, "/metrics", Accept="application/openmetrics-text").body.endswith("# EOF\n")
     assert ask(port, "/nowhere").status == 404
     assert ask(port, "/nowhere").body == "here are /, /healthz, /livez, /metrics\n"
-    assert ask(port, "/metrics", Host="kubelet.example").status == 200
+
+
+# --- who may ask at all ---
+
+
+def said_to(port: int, words: bytes) -> bytes:
+    """The first line of what comes back for these bytes."""
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=20)) as client:
+        client.sendall(words)
+        return client.makefile("rb").readline()
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_on_a_loopback_address_no_name_that_somebody_points_here_is_answered(
+    runner: Runner, port: int, page: bool
+) -> None:
+    served(runner, port, metrics={"page": page, "hosts": ["watcher.lan"]})
+    for path in ("/metrics", "/livez", "/healthz", "/nowhere"):
+        for method in ("GET", "HEAD", "POST"):
+            told = ask(port, path, method, Host="evil.example", Origin="http://evil.example")
+            assert told.status == 421, (path, method)
+            assert "/livez" not in told.body
+        assert "metrics.hosts" in ask(port, path, Host="[::1].evil.example").body
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "[::1]:80", "watcher.lan", "10.1.2.3"):
+        assert ask(port, "/metrics", Host=host).status == 200, host
+    for path in ("/metrics", "/livez", "/healthz"):
+        assert said_to(port, f"GET {path} HTTP/1.0\r\n\r\n".encode()).split()[1] == b"200", path
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_elsewhere_a_scraper_may_use_any_name_and_a_browser_still_may_not(
+    runner: Runner, port: int, page: bool
+) -> None:
+    runner.configure(metrics={"listen": f"0.0.0.0:{port}", "page": page})
+    runner.start()
+    for path in ("/metrics", "/livez", "/healthz"):
+        assert ask(port, path, Host="journal-watcher.monitoring.svc").status == 200, path
+    assert ask(port, "/", Host="journal-watcher.monitoring.svc").status == (421 if page else 404)
 
 
 @pytest.mark.parametrize("path", ["/", "/events", "/metrics", "/livez"])
@@ -226,7 +263,20 @@ def test_it_is_shown_under_addresses_and_the_names_that_were_allowed(looked_at: 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "", "[evil.example]", "127.1", "1", "::1"],
+    [
+        *(
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "[evil.example]",
+            "127.1",
+            "1",
+            "::1",
+        ),
+        *("[::1].evil.example", "[::1]evil.example:80", "127.0.0.1:19466:evil", "127.0.0.1:evil", "localhost:-1"),
+        *("::1", "[::1", "[127.0.0.1]", "x@127.0.0.1", "[::1]]", "[[::1]]", ":80"),
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/events"])
 def test_a_name_that_somebody_points_here_is_refused_with_the_remedy(looked_at: int, host: str, path: str) -> None:
@@ -613,4 +663,4 @@ def test_an_address_that_is_taken_is_told_as_without_a_page(runner: Runner) -> N
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         runner.configure(metrics={"listen": f"127.0.0.1:{other.getsockname()[1]}"})
         service = runner.start()
-        assert "cannot listen on" in service.wait_for("settings_rejected")["message"]
+        assert "cannot listen on" in service.wait_for("http_failed")["message"]

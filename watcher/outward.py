@@ -102,7 +102,7 @@ class Outward:
         if settings.metrics.page:
             made = self._page = self._showing(settings, settings.metrics.listen, answers)
         else:
-            made = Listener(settings.metrics.listen, answers)
+            made = Listener(settings.metrics.listen, answers, settings.metrics.hosts)
         made.start()
         return made
 

@@ -45,9 +45,10 @@ class App:
     """Made and called in the event loop.
 
     Args:
-        routes: who answers beside the page, under whatever Host; called in threads.
+        routes: who answers beside the page; called in threads.
         view, stream: of the page.
         hosts: the names of `metrics.hosts`.
+        is_loopback: whether it is served on this machine alone: then other names are refused beside the page, too.
         older: reads the history, the newest first; called in a thread.
     """
 
@@ -57,12 +58,14 @@ class App:
         view: View,
         stream: Stream,
         hosts: Collection[str],
+        is_loopback: bool,
         older: Callable[[], list[dict[str, object]]],
     ) -> None:
         self._routes = routes
         self._view = view
         self._stream = stream
         self._hosts = frozenset(hosts)
+        self._is_loopback = is_loopback
         self._older = older
         self._threads = {path: asyncio.Semaphore(_MOST_ANSWERS) for path in routes}
         self._under_way: dict[str, asyncio.Future[Response]] = {}
@@ -97,6 +100,9 @@ class App:
         path: str = asked.scope["path"]
         route = self._routes.get(path)
         is_page = path in {"/", STREAM} or path in self._static
+        misdirected = guard.misdirection(asked.headers, self._hosts) if self._is_loopback and not is_page else None
+        if misdirected is not None:
+            raise misdirected
         if route is None and not is_page:
             known = ", ".join(sorted(["/", *self._routes]))
             return _text(HTTPStatus.NOT_FOUND, f"here are {known}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from watcher.page.guard import is_loopback
 from watcher.page.recent import Recent
 from watcher.records.listener import Routes, listening
 from watcher.vitals import Vitals
@@ -109,6 +110,6 @@ class PageServer:
 
         def made() -> tuple[App, Stream]:
             stream = self._stream = Stream(view)
-            return App(self._routes, view, stream, self._hosts, self._older), stream
+            return App(self._routes, view, stream, self._hosts, is_loopback(self._socket), self._older), stream
 
         serve(self._socket, made, self._stop_read)

@@ -14,11 +14,13 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from loguru import logger
+
+from watcher.page import guard
 
 __all__ = ["Listener", "Request", "Response", "Routes", "listening"]
 
@@ -83,14 +85,16 @@ class Listener:
     Args:
         address: `127.0.0.1:9464`, `[::1]:9464`; port 0 for any that is free.
         routes: who answers.
+        hosts: the names of `metrics.hosts`.
 
     Raises:
         OSError: the address cannot be had.
     """
 
-    def __init__(self, address: str, routes: Routes) -> None:
+    def __init__(self, address: str, routes: Routes, hosts: Collection[str] = ()) -> None:
         self._routes = routes
         self._socket = listening(address)
+        self._hosts = frozenset(hosts) if guard.is_loopback(self._socket) else None
         self._wake_read, self._wake_write = os.pipe()
         self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
@@ -141,7 +145,7 @@ class Listener:
         deadline = time.monotonic() + _WITHIN_S
         try:
             with contextlib.closing(connection):
-                _answer(connection, self._routes, deadline)
+                _answer(connection, self._routes, self._hosts, deadline)
         except OSError:
             pass  # the client has gone, or is too slow: there is nobody to tell
         except Exception:  # noqa: BLE001 - the top of a thread; the next question has one of its own
@@ -150,14 +154,16 @@ class Listener:
             self._free.release()
 
 
-def _answer(connection: socket.socket, routes: Routes, deadline: float) -> None:
+def _answer(connection: socket.socket, routes: Routes, hosts: Collection[str] | None, deadline: float) -> None:
+    """Read one question and answer it; it may name any host where `hosts` is None."""
     is_head = False
     try:
         method, request = _parsed(_read_head(connection, deadline))
         is_head = method == "HEAD"
-        response = _respond(method, request, routes)
-    except _RefusedError as refused:
-        response = refused.answer
+        refused = None if hosts is None else guard.misdirection(request.headers, hosts)
+        response = _respond(method, request, routes) if refused is None else Response.text(refused.status, str(refused))
+    except _RefusedError as error:
+        response = error.answer
     head = (
         f"HTTP/1.1 {response.status.value} {response.status.phrase}\r\n"
         f"Content-Type: {response.content_type}\r\n"
@@ -200,6 +206,8 @@ def _parsed(head: bytes) -> tuple[str, Request]:
         headers = http.client.parse_headers(io.BytesIO(rest))
     except (UnicodeDecodeError, http.client.HTTPException):
         raise _RefusedError(HTTPStatus.BAD_REQUEST) from None
+    if len(headers.get_all("host", [])) > 1:  # RFC 9112, 3.2
+        raise _RefusedError(HTTPStatus.BAD_REQUEST)
     return method, Request(path, {name.lower(): value for name, value in headers.items()})
 
 
