@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,11 +18,14 @@ import apsw
 import pytest
 
 from tests.small_disk import fill, small_disk
+from tests.test_state_dir import nobodys, without_privileges
 from watcher.owner.testimony import Answer, Evidence, Judgement, Verdict
 from watcher.records import history as history_module
 from watcher.records.history import History
 from watcher.records.history_file import HistoryError, Trouble
 from watcher.records.record import Outcome, Record
+
+__all__ = ["nobodys"]
 
 NOON = datetime(2026, 11, 24, 12, 0, 0, 123_999, tzinfo=UTC)
 EXITED = Judgement(
@@ -175,6 +179,34 @@ def test_a_history_whose_directory_is_gone_is_told(tmp_path: Path) -> None:
     assert refused.value.trouble is Trouble.NO_ACCESS
 
 
+@pytest.mark.parametrize("shut", ["history.db", "history.db-journal"])
+def test_a_history_that_is_ours_and_shut_by_its_mode_is_called_so(nobodys: Path, shut: str) -> None:
+    history = history_at(nobodys / "history.db")
+    left_hot(history)
+    for path in nobodys.iterdir():
+        os.chown(path, nobodys.stat().st_uid, -1)
+    (nobodys / shut).chmod(0)
+    with without_privileges():
+        said = rf"Permission denied; {nobodys}/{shut} is ours, but has the mode 0000: chmod u\+rw {nobodys}/{shut}$"
+        with pytest.raises(HistoryError, match=said) as refused:
+            history.append(numbered(200, 201))
+        assert refused.value.trouble is Trouble.NO_ACCESS
+        (nobodys / shut).chmod(0o600)
+        assert history.append(numbered(200, 201)) == 1
+
+
+def test_where_our_descriptors_are_used_up_the_remedy_is_their_limit(history: History) -> None:
+    history.append(numbered(0, 1))
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(HistoryError, match=r"Too many open files; raise our limit of open files \(ulimit -n"):
+            history.append(numbered(1, 2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert history.append(numbered(1, 2)) == 1
+
+
 def test_no_more_are_kept_than_asked_for(tmp_path: Path) -> None:
     small = history_at(tmp_path / "history.db", keep=100)
     for first in range(0, 500, 5):
@@ -299,7 +331,7 @@ def test_a_read_only_mount_can_be_read_and_not_written(tmp_path: Path) -> None:
         history.append(numbered(0, 3))
         remount(disk, "ro")
         assert pages_in(history) == [2, 1, 0]
-        with pytest.raises(HistoryError, match=r"readonly database") as refused:
+        with pytest.raises(HistoryError, match=r"readonly database.*; mount it read-write") as refused:
             history.append(numbered(3, 4))
         assert refused.value.trouble is Trouble.NO_ACCESS
         remount(disk, "rw")

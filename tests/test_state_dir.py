@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -291,6 +292,70 @@ def test_another_user_is_told_whom_to_be() -> None:
             with pytest.raises(StateError, match=r"Permission denied; run as the user"):
                 read_file(state, "status.json", 100)
         state.chmod(0o700)
+
+
+@pytest.fixture
+def nobodys() -> Iterator[Path]:
+    """A place where the user may make a state directory whom :func:`without_privileges` makes of us."""
+    with tempfile.TemporaryDirectory() as above:
+        if os.geteuid() == 0:
+            os.chown(above, NOBODY, NOBODY)
+        yield Path(above)
+
+
+@pytest.mark.parametrize(("what", "rights"), [("status.json", "rw"), ("", "rwx")])
+def test_what_is_ours_and_shut_by_its_mode_is_called_so(nobodys: Path, what: str, rights: str) -> None:
+    path = nobodys / "state"
+    with without_privileges(), StateDir.open(path) as state:
+        state.write_atomically("status.json", b"{}")
+        shut = path / what
+        mode = mode_of(shut)
+        shut.chmod(0)
+        said = rf"cannot use {shut}: Permission denied; {shut} is ours, but has the mode 0000: chmod u\+{rights} {shut}"
+        with pytest.raises(StateError, match=f"{said}$"):
+            read_file(path, "status.json", 100)
+        shut.chmod(mode)
+        assert state.read("status.json", 100) == b"{}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="chown wants root")
+def test_what_root_has_left_in_our_directory_is_called_so(nobodys: Path) -> None:
+    with without_privileges(), StateDir.open(nobodys / "state") as state:
+        state.write_atomically("status.json", b"{}")
+    os.chown(nobodys / "state" / "status.json", 0, 0)
+    said = f"status.json belongs to uid 0, and should be ours: chown {NOBODY} {nobodys}/state/status.json"
+    with without_privileges(), pytest.raises(StateError, match=said):
+        read_file(nobodys / "state", "status.json", 100)
+
+
+def test_a_directory_that_is_immutable_is_called_so(tmp_path: Path) -> None:
+    with StateDir.open(tmp_path / "state") as state:
+        subprocess.run(["chattr", "+i", str(state.path)], check=False, capture_output=True)
+        try:
+            shown = subprocess.run(["lsattr", "-d", str(state.path)], check=False, capture_output=True, text=True)
+            if "i" not in shown.stdout.split(" ")[0]:
+                pytest.skip("no directory can be made immutable here")
+            with pytest.raises(StateError, match=r"it may be immutable .* chattr -i -a takes that away"):
+                state.write_atomically("status.json", b"{}")
+        finally:
+            subprocess.run(["chattr", "-i", str(state.path)], check=True)
+
+
+def test_where_our_descriptors_are_used_up_the_remedy_is_their_limit(tmp_path: Path) -> None:
+    StateDir.open(tmp_path / "state").close()
+    said = r"Too many open files; raise our limit of open files \(ulimit -n, in a unit LimitNOFILE=\)"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with StateDir.open(tmp_path / "state") as state:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            with pytest.raises(StateError, match=said):
+                state.read("status.json", 100)
+            with pytest.raises(StateError, match=said):
+                read_file(state.path, "status.json", 100)
+            with pytest.raises(StateError, match=said):
+                StateDir.open(state.path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_file_is_replaced_whole_under_the_eyes_of_a_reader(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from watcher.decision import Decision, Finding
 from watcher.journal import JournalState
 from watcher.names import printable, quoted
 
-__all__ = ["by_hand", "in_words", "is_of_machine", "roll_back_command"]
+__all__ = ["by_hand", "in_words", "is_of_machine", "remedy_of_machine", "roll_back_command"]
 
 _REMEDIES = {
     errno.EMFILE: "raise our limit of open files (ulimit -n, in a unit LimitNOFILE=)",
@@ -25,10 +25,15 @@ def is_of_machine(error: OSError) -> bool:
     return error.errno in _REMEDIES
 
 
+def remedy_of_machine(error: OSError) -> str | None:
+    """What to do where the machine has no more to give; None where that is not what is wrong."""
+    return _REMEDIES.get(error.errno or 0)
+
+
 def in_words(error: OSError) -> str:
     """What the system says, and what to do about it where that is known."""
     words = printable(error.strerror or str(error))
-    remedy = _REMEDIES.get(error.errno or 0)
+    remedy = remedy_of_machine(error)
     return f"{words}; {remedy}" if remedy else words
 
 

@@ -11,11 +11,12 @@ import os
 import stat
 import sys
 from enum import IntFlag
+from pathlib import Path
 
 from watcher.names import printable, quoted
 from watcher.rights import overrides_modes
 
-__all__ = ["Wish", "is_denial", "lets", "no_room", "not_deleted", "not_opened", "not_searched"]
+__all__ = ["Wish", "is_denial", "lets", "no_room", "not_deleted", "not_opened", "not_searched", "remedy_for_ours"]
 
 _DENIALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _SHOW_FLAGS, _TAKE_FLAGS = ("lsattr -d", "chattr -i -a") if sys.platform == "linux" else ("ls -ldO", "chflags nouchg")
@@ -85,6 +86,34 @@ def not_deleted(path: str, status: os.stat_result, journal: os.stat_result, erro
         )
     why = _why(path, status, Wish.WRITE | Wish.SEARCH, error, acts_as)
     return f"{said}; {_may_not('write', printable(path), acts_as)}: {why}" if is_denial(error) else f"{said}; {why}"
+
+
+def remedy_for_ours(error: OSError, *paths: Path) -> str:
+    """What to do where the system denies us what ought to be ours.
+
+    Args:
+        paths: files in one directory, the one that was asked for first, and any may be missing; or that directory.
+    """
+    us, directory = os.geteuid(), paths[0] if paths[0].is_dir() else paths[0].parent
+    if error.errno == errno.EPERM:
+        both = " ".join(quoted(str(each)) for each in dict.fromkeys((paths[0], directory)))
+        return f"it may be immutable or append-only: {_SHOW_FLAGS} {both} shows it, {_TAKE_FLAGS} takes that away"
+    for path in dict.fromkeys((directory, *paths)):
+        try:
+            status = path.stat()
+        except OSError:  # missing, or hidden by the directory, which was asked for before
+            continue
+        if path == directory and status.st_uid != us:
+            break
+        wish = Wish.READ | Wish.WRITE | (Wish.SEARCH if path == directory else Wish(0))
+        if not lets(status, wish, None):
+            shown, word = printable(path), quoted(str(path))
+            if status.st_uid != us:
+                return f"{shown} belongs to uid {status.st_uid}, and should be ours: chown {us} {word}"
+            return f"{shown} is ours, but has the mode {_mode(status)}: chmod u+{_letters(wish)} {word}"
+    else:
+        return "see to its access list (getfacl), or to SELinux or AppArmor"
+    return "run as the user whose directory it is"
 
 
 def no_room(path: str, directory_fd: int) -> str:

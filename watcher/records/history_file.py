@@ -14,6 +14,8 @@ from pathlib import Path
 
 import apsw
 
+from watcher.advice import remedy_of_machine
+from watcher.denials import remedy_for_ours
 from watcher.names import printable
 from watcher.records.state_dir import StateError
 
@@ -21,6 +23,7 @@ __all__ = ["HistoryError", "Trouble", "connection", "make_file", "set_aside"]
 
 _BUSY_TIMEOUT_MS = 1000
 _SET_ASIDE_KEPT = 3
+_EFFECTIVE = os.access in os.supports_effective_ids
 
 
 class Trouble(StrEnum):
@@ -163,11 +166,26 @@ def _of_sqlite(path: Path, error: apsw.Error, system_errno: int) -> HistoryError
         # Where a journal cannot be made, SQLite tries to read one, and leaves the errno of that.
         if code == apsw.SQLITE_CANTOPEN and system_errno in (0, errno.ENOENT):
             system_errno = errno.ENOSPC if _has_no_room_for_a_file(path.parent) else 0
+        system_errno = system_errno or _why_not(path)
         if system_errno:
             return _of_system(
                 path, f"cannot be used ({why})", OSError(system_errno, os.strerror(system_errno)), trouble
             )
     return HistoryError(path, trouble, f"cannot be used: {why}")
+
+
+def _why_not(path: Path) -> int:
+    """The errno of what the system has against it; 0 where that is not known. SQLite leaves none of an open that has
+    failed, and we do not open it (see `make_file`)."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        if os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+            return errno.EROFS
+    except OSError as error:  # no descriptors, or no directory
+        return error.errno or 0
+    files = [each for each in (path, Path(f"{path}-journal")) if each.exists()]
+    may_be_used = all(os.access(each, os.R_OK | os.W_OK, effective_ids=_EFFECTIVE) for each in files)
+    return 0 if may_be_used and os.access(path.parent, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE) else errno.EACCES
 
 
 def _has_no_room_for_a_file(directory: Path) -> bool:
@@ -181,4 +199,9 @@ def _has_no_room_for_a_file(directory: Path) -> bool:
 def _of_system(path: Path, what: str, error: OSError, trouble: Trouble = Trouble.NO_ACCESS) -> HistoryError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         trouble = Trouble.FULL
-    return HistoryError(path, trouble, f"{what}: {error.strerror}")
+    remedy = remedy_of_machine(error)
+    if error.errno == errno.EROFS:
+        remedy = "mount it read-write, or set another state_dir"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        remedy = remedy_for_ours(error, path, Path(f"{path}-journal"))
+    return HistoryError(path, trouble, f"{what}: {error.strerror}", remedy)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from watcher.advice import remedy_of_machine
+from watcher.denials import remedy_for_ours
 from watcher.names import printable
 from watcher.records.lock import LOCK_NAME, AlreadyRunning, Lock, holder_of
 
@@ -66,10 +68,9 @@ class StateDir:
             made = _make(path)
             fd = _open_directory(path)
         except OSError as error:
-            raise StateError(
-                f"cannot use {printable(path)} as state directory: {error.strerror}; "
-                "make it a directory of the user that runs journal-watcher, or set another state_dir"
-            ) from error
+            remedy = remedy_of_machine(error)
+            remedy = remedy or "make it a directory of the user that runs journal-watcher, or set another state_dir"
+            raise StateError(f"cannot use {printable(path)} as state directory: {error.strerror}; {remedy}") from error
         directory = cls(path, fd)
         try:
             if made:
@@ -240,13 +241,13 @@ def trouble_with(path: Path, error: OSError) -> StateError:
         case errno.EROFS:
             remedy = "mount it read-write, or set another state_dir"
         case errno.EACCES | errno.EPERM:
-            remedy = "run as the user whose directory it is"
+            remedy = remedy_for_ours(error, path)
         case errno.ENOENT:
             remedy = "somebody has removed the directory: restart journal-watcher"
         case errno.ELOOP:
             remedy = "it must not be a symlink: remove it"
         case _:
-            remedy = "see to that file system, or set another state_dir"
+            remedy = remedy_of_machine(error) or "see to that file system, or set another state_dir"
     return StateError(f"cannot use {printable(path)}: {error.strerror}; {remedy}")
 
 
