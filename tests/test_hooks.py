@@ -14,6 +14,7 @@ import pytest
 
 from tests.running import DEADLINE_S, wait_until
 from tests.test_command import is_gone, script
+from watcher import programs
 from watcher.records import log
 from watcher.records.hooks import Hooks, trouble_with_program
 from watcher.records.record import Outcome, Record
@@ -141,11 +142,36 @@ def test_a_program_that_fails_is_told_with_its_own_words(told: Told, text: str, 
     assert told.failures()[0]["message"].endswith(why)
 
 
-def test_a_program_that_is_not_there_is_told(told: Told) -> None:
-    with hooked(told, held=(str(told.directory / "missing"),)) as hooks:
+@pytest.mark.parametrize(
+    ("mode", "text", "why"),
+    [
+        (None, "", "there is no {path}"),
+        (0o644, "true", "{path} is no program that we may run (chmod +x?)"),
+        (
+            0o755,
+            "#!/no/such/shell",
+            "{path}: no such file or directory (it is there, but not the program that its first line, #!, names)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False], ids=["with setpriv", "without"])
+def test_a_program_that_cannot_be_started_is_named_with_what_to_do(
+    told: Told, monkeypatch: pytest.MonkeyPatch, tied: bool, mode: int | None, text: str, why: str
+) -> None:
+    if tied and not programs._tied_to_us():
+        pytest.skip("setpriv is not installed")
+    if not tied:
+        monkeypatch.setattr(programs, "_tied_to_us", tuple)
+    path = told.directory / "page.sh"
+    if mode is not None:
+        path.write_text(text, encoding="utf-8")
+        path.chmod(mode)
+    with hooked(told, held=(str(path),)) as hooks:
         hooks.add(record(), "1")
-        wait_until(told.ended)
-    assert "no such file" in told.failures()[0]["message"] or "status 127" in told.failures()[0]["message"]
+        wait_until(told.failures)
+    (line,) = told.failures()
+    said = f"does not start: {why.format(path=path)}; see to it, or change hooks.held"
+    assert line["message"] == f"hooks.held: page.sh for /tree/outbound.db: {said}"
 
 
 def test_more_calls_than_a_slow_program_takes_are_left_out_and_said_once(told: Told) -> None:

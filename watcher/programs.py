@@ -9,6 +9,7 @@ in a process with threads. Where setpriv is missing, it lives on to its own end,
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import selectors
@@ -32,6 +33,8 @@ __all__ = ["Ended", "Programs"]
 _MOST_OUTPUT = 4096
 _LONGEST_LINE = 200
 _LOOK_INTERVAL_S = 0.02
+_NOT_EXECUTED = {127: errno.ENOENT, 126: errno.EACCES}
+"""What setpriv(1) ends with where it cannot execute a program (EX_EXEC_ENOENT, EX_EXEC_FAILED of util-linux)."""
 _KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "TMPDIR", "XDG_RUNTIME_DIR")
 
 
@@ -87,10 +90,15 @@ class Programs:
         Raises:
             OSError: it does not start.
         """
+        tied = _tied_to_us()
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        with _started(argv, self._cwd, {**kept, **environment}, stdin) as child:
-            output, ended = self._follow(child, time.monotonic() + timeout_s)
-        return Ended(child.returncode if ended else None, _first_line(output))
+        with _started([*tied, *argv], self._cwd, {**kept, **environment}, stdin) as child:
+            output, has_ended = self._follow(child, time.monotonic() + timeout_s)
+        ended = Ended(child.returncode if has_ended else None, _first_line(output))
+        if tied and ended.status in _NOT_EXECUTED and ended.words.startswith("setpriv: "):
+            code = _NOT_EXECUTED[ended.status]
+            raise OSError(code, os.strerror(code), argv[0])
+        return ended
 
     def _follow(self, child: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bool]:
         """Its output, up to a bound, and whether it has ended by itself before the deadline."""
@@ -126,7 +134,7 @@ def _started(
 ) -> Iterator[subprocess.Popen[bytes]]:
     with _readable(stdin) as source:
         child = subprocess.Popen(
-            [*_tied_to_us(), *argv],
+            argv,
             stdin=source or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from watcher.advice import in_words, is_of_machine
 from watcher.names import printable
 from watcher.programs import Programs
 from watcher.records import log
@@ -44,7 +46,10 @@ def trouble_with_program(program: str) -> str | None:
     against it, which goes for every name that a session has a part in."""
     if "{" in program.replace("{{", "").replace("}}", ""):
         return None
-    name = expand(program, {})
+    return _trouble_with(expand(program, {}))
+
+
+def _trouble_with(name: str) -> str | None:
     shown = printable(name)
     if "/" not in name:
         return None if shutil.which(name) else f"there is no program {shown} in PATH"
@@ -195,7 +200,7 @@ class _Queue:
                 stdin=line,
             )
         except OSError as error:
-            self._fail(record, f"does not start: {(error.strerror or 'cannot be run').lower()}")
+            self._fail(record, f"does not start: {self._why_not(argv[0], error)}")
             return
         said = f": {ended.words}" if ended.words else ""
         if ended.status is None:
@@ -206,6 +211,16 @@ class _Queue:
             self._fail(record, f"{ended.how}{said}")
         else:
             self._counted(self._outcome.value, True)
+
+    def _why_not(self, name: str, error: OSError) -> str:
+        if is_of_machine(error):
+            return in_words(error)
+        words = _trouble_with(name)
+        if words is None:
+            words = f"{printable(name)}: {(error.strerror or 'cannot be run').lower()}"
+            if error.errno == errno.ENOENT:
+                words += " (it is there, but not the program that its first line, #!, names)"
+        return f"{words}; see to it, or change hooks.{self._outcome.value}"
 
     def _fail(self, record: Record, why: str) -> None:
         self._counted(self._outcome.value, False)
