@@ -286,7 +286,7 @@ class ContainerProbe:
             states = ", ".join(f"container {_called(each)} has ended" for each in ended[:3])
             detail = f"{states}; no other of {engine} is this session's"
         else:
-            detail = f"none of the {len(listing.containers)} containers of {engine} is this session's"
+            detail = f"no live container of {engine} is this session's (it has {len(listing.containers)})"
         if self.footprints.on_our_kernel() or boot_exited or self._memory.serves_tree(identity.id):
             return Evidence(self.name, Answer.EXITED, detail)
         return Evidence(
