@@ -18,7 +18,7 @@ import pytest
 
 from tests.small_disk import fill, small_disk
 from watcher.records import state_dir
-from watcher.records.state_dir import AlreadyRunning, StateDir, StateError, StateMissing, holder, read_file
+from watcher.records.state_dir import AlreadyRunning, StateDir, StateError, StateMissing, holder, inspect, read_file
 
 SERVICE = """
 import sys
@@ -207,6 +207,17 @@ def test_a_version_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state" / "version").write_text("3.11\n")
     with pytest.raises(StateError, match="does not hold a version"):
         StateDir.open(tmp_path / "state")
+
+
+@pytest.mark.parametrize("version", ["2\n", "3.11\n"])
+def test_inspecting_refuses_the_version_that_opening_refuses(tmp_path: Path, version: str) -> None:
+    StateDir.open(tmp_path / "state").close()
+    (tmp_path / "state" / "version").write_text(version)
+    with pytest.raises(StateError) as at_the_start:
+        StateDir.open(tmp_path / "state")
+    with pytest.raises(StateError) as inspected:
+        inspect(tmp_path / "state")
+    assert str(inspected.value) == str(at_the_start.value)
 
 
 def test_a_start_that_was_killed_while_it_wrote_the_version_is_made_good(tmp_path: Path) -> None:

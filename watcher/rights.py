@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["RightsError", "overrides_modes", "rights_of"]
+__all__ = ["RightsError", "overrides_modes", "recovers_as", "rights_of"]
 
 _NO_GROUP = 65534
 """The overflow gid of Linux. The owner's rights need no group, and a database's group may be one that its owner is not
@@ -44,6 +44,24 @@ _CANNOT_RESTORE = b"journal-watcher: a thread cannot take its own rights back af
 
 class RightsError(Exception):
     """The kernel does not give this thread the rights of the owner. It has its own, unchanged."""
+
+
+def recovers_as(*owners: int) -> int | None:
+    """The user with whose file-system rights a database is recovered; None: with our own.
+
+    We change only where we are root, and only where database, journal and directory belong to one user who is not:
+    then that user's rights suffice for all that SQLite does. Where they belong to several (a host that makes the
+    directories, a writer that is root without CAP_CHOWN), nobody's rights but root's are certain to suffice, and to
+    refuse would leave honest installations unrecovered. Nothing is lost by it: an agent who can make them differ by
+    chown is root of the host's files already, and a journal whose owner may not write the database is refused.
+
+    Args:
+        owners: the uids of these, a journal left out where there is none.
+    """
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return None
+    (owner, *others) = set(owners)
+    return None if others else owner or None
 
 
 @contextmanager

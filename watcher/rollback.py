@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from watcher.look import Look, Pair
 from watcher.names import clipped
 from watcher.narrow import NEW_JOURNAL, Grant, opened
 from watcher.pinned import LookAgainError, Pinned
-from watcher.rights import RightsError
+from watcher.rights import RightsError, recovers_as
 from watcher.tree import UnsafeError
 
 __all__ = ["BusyError", "CorruptError", "RollbackError", "Rolled", "read_back", "reading", "roll_back"]
@@ -161,20 +160,9 @@ def _read_version(grant: Grant, flags: int, busy_timeout_s: float) -> None:
 
 
 def _whose_rights(pair: Pair, look: Look) -> int | None:
-    """The user with whose file-system rights the database is recovered; None: with our own.
-
-    We change only where we are root, and only where database, journal and directory belong to one user who is not:
-    then that user's rights suffice for all that SQLite does. Where they belong to several (a host that makes the
-    directories, a writer that is root without CAP_CHOWN), nobody's rights but root's are certain to suffice, and to
-    refuse would leave honest installations unrecovered. Nothing is lost by it: an agent who can make them differ by
-    chown is root of the host's files already, and a journal whose owner may not write the database is refused.
-    """
     assert look.database is not None
     assert look.journal is not None
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return None
-    owners = {look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid}
-    return owners.pop() or None if len(owners) == 1 else None
+    return recovers_as(look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid)
 
 
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:

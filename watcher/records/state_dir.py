@@ -28,6 +28,7 @@ _MIGRATIONS: tuple[Callable[[int], None], ...] = ()
 been broken off in the middle before. What was once released never changes."""
 
 _VERSION = "version"
+_LONGEST_VERSION = 64
 _UNFINISHED = ".unfinished-"
 
 
@@ -154,29 +155,19 @@ class StateDir:
 
     def _migrate(self) -> None:
         """Bring an older directory to the layout of this program; under the lock."""
-        layout = int(self.read(_VERSION, 64) or _layout())
+        layout = int(self.read(_VERSION, _LONGEST_VERSION) or _layout())
         for step, migrate in enumerate(_MIGRATIONS[layout - 1 :], layout + 1):
             migrate(self.fd)
             self.write_atomically(_VERSION, f"{step}\n".encode(), fsync=True)
 
     def _check_layout(self) -> None:
-        text = self.read(_VERSION, 64)
-        where = printable(self.path)
-        if not text:  # none yet, or a crash right after its creation
+        text = self.read(_VERSION, _LONGEST_VERSION)
+        _check_version(self.path, text)
+        if not text:
             try:
                 _write(_VERSION, f"{_layout()}\n".encode(), os.O_TRUNC, self.fd, fsync=False)
             except OSError as error:
                 raise trouble_with(self.path / _VERSION, error) from error
-        elif not text.strip().isdigit():
-            raise StateError(
-                f"{where}/{_VERSION} does not hold a version: if {where} is a state directory of journal-watcher, "
-                "remove that file, else set another state_dir"
-            )
-        elif int(text) > _layout():
-            raise StateError(
-                f"the state directory {where} was written by a newer journal-watcher (layout {int(text)}, this one "
-                f"knows {_layout()}): upgrade journal-watcher, or set another state_dir"
-            )
 
 
 def _layout() -> int:
@@ -209,10 +200,11 @@ def inspect(path: Path) -> int | None:
 
     Raises:
         StateMissing: there is no such directory.
-        StateError: somebody else owns or can write it, or it may not be read.
+        StateError: as :meth:`StateDir.open`.
     """
     with _reading(path) as directory_fd:
         _check_ours(path, os.fstat(directory_fd))
+    _check_version(path, read_file(path, _VERSION, _LONGEST_VERSION))
     return holder(path)
 
 
@@ -262,6 +254,22 @@ def _check_ours(path: Path, found: os.stat_result) -> None:
         raise StateError(
             f"the state directory {where} (mode {stat.S_IMODE(found.st_mode):04o}) can be written by others: "
             f"`chmod 700 {where}`, or set another state_dir"
+        )
+
+
+def _check_version(path: Path, text: bytes | None) -> None:
+    where = printable(path)
+    if not text:
+        return  # none yet, or a crash right after its creation
+    if not text.strip().isdigit():
+        raise StateError(
+            f"{where}/{_VERSION} does not hold a version: if {where} is a state directory of journal-watcher, "
+            "remove that file, else set another state_dir"
+        )
+    if int(text) > _layout():
+        raise StateError(
+            f"the state directory {where} was written by a newer journal-watcher (layout {int(text)}, this one "
+            f"knows {_layout()}): upgrade journal-watcher, or set another state_dir"
         )
 
 
