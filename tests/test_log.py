@@ -60,9 +60,9 @@ def events_of(stream: io.StringIO) -> list[object]:
 def test_every_event_has_the_level_that_the_interface_promises() -> None:
     promised = {
         "DEBUG": "sweep journal_found owner_alive owner_exited busy readonly_race",
-        "INFO": "started stopped reloaded recovered root_back engine_back state_back state",
+        "INFO": "started stopped reloaded recovered root_back engine_back state_back http_back state",
         "WARNING": "held waiting refused engine_lost root_missing settings_rejected overflow watch_limit locks_only "
-        "not_writable snapshot_skipped snapshot_failed state_failed hook_failed stale_journal",
+        "not_writable snapshot_skipped snapshot_failed state_failed hook_failed http_failed stale_journal",
         "ERROR": "recovery_failed verify_failed",
         "CRITICAL": "corrupt hung",
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.crashlab.sessions import Bytes
-from tests.running import DEADLINE_S, WITHOUT_PRIVILEGES, Runner, Service, wait_until
+from tests.running import DEADLINE_S, WITHOUT_PRIVILEGES, Runner, Service, free_port, wait_until
 from tests.writers import CrashedPair, journal_of, recover
 
 STOPS_WITHIN_S = 15.0
@@ -251,6 +251,20 @@ def test_a_state_dir_that_cannot_be_made_is_status_one(runner: Runner, tmp_path:
     done = runner.command("run")
     assert (done.returncode, done.stdout) == (1, "")
     assert f"cannot use {runner.state} as state directory" in done.stderr
+
+
+@pytest.mark.parametrize("descriptors", [8, 11, 12])
+def test_a_start_with_too_few_descriptors_ends_with_what_to_do(runner: Runner, descriptors: int) -> None:
+    runner.configure(metrics={"listen": f"127.0.0.1:{free_port()}"})
+    argv = ("prlimit", f"--nofile={descriptors}", sys.executable, "-m", "watcher")
+    service = runner.start(argv=argv, wait=None)
+    assert service.process.wait(DEADLINE_S) == 1
+    service.stop()
+    (told,) = [line for line in service.raw if not line.startswith("{")]
+    assert told == (
+        "journal-watcher: the start needs more than we have: Too many open files; raise our limit of open files"
+        " (ulimit -n, in a unit LimitNOFILE=), and start again\n"
+    )
 
 
 def test_a_closed_stderr_is_no_reason_to_fail(runner: Runner, crashed: CrashedPair) -> None:

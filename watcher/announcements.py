@@ -33,13 +33,13 @@ _SHORTAGES = {
 """Why, and what to do."""
 
 
-def started(settings: Settings, probes: list[str]) -> None:
+def started(settings: Settings, probes: list[str], page: str | None) -> None:
     """The first line, and right behind it a word about settings that are seldom meant.
 
     Args:
         probes: names of the probes that the settings ask for, `boot` left out.
+        page: where it is served.
     """
-    page = page_address(settings)
     log.tell(
         Event.STARTED,
         f"journal-watcher {VERSION} (pid {os.getpid()}) for {settings.instance}: watches"

@@ -128,7 +128,7 @@ def run(config: Config = None) -> None:
     settings = settings_of(config)
     from watcher.records.state_dir import AlreadyRunning, StateError
     from watcher.root_lock import TreeTakenError
-    from watcher.service import Service
+    from watcher.service import Service, StartError
     from watcher.threads import NoThreadError
 
     faulthandler.enable()  # a watchdog's SIGABRT leaves behind where each thread was
@@ -137,7 +137,7 @@ def run(config: Config = None) -> None:
     except (AlreadyRunning, TreeTakenError) as error:
         say(str(error))
         raise typer.Exit(_TAKEN) from error
-    except (StateError, ValueError, NoThreadError) as error:
+    except (StateError, ValueError, NoThreadError, StartError) as error:
         say(str(error))
         raise typer.Exit(1) from error
     sys.stdout.flush()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from typing import TYPE_CHECKING
 
+from watcher.advice import in_words, is_of_machine
+from watcher.announcements import page_address
 from watcher.names import printable
-from watcher.records import log
-from watcher.records.events import Event
 from watcher.records.history import HISTORY_NAME, History
 from watcher.records.hooks import Hooks, programs_of
+from watcher.records.outage import Outage
 from watcher.records.record import Record
 from watcher.records.tally import Tally
 from watcher.settings import Settings
@@ -22,6 +26,12 @@ if TYPE_CHECKING:  # loaded only where something is served
 __all__ = ["Outward"]
 
 _HOOKS_STOP_WITHIN_S = 0.3
+_LISTENS_AGAIN_S = 3.0
+_REMEDIES = {
+    errno.EADDRINUSE: "end the program that has it, or change metrics.listen",
+    errno.EADDRNOTAVAIL: "have this machine have that address, or change metrics.listen",
+    errno.EACCES: "let us have a port below 1024 (CAP_NET_BIND_SERVICE), or change metrics.listen",
+}
 _MOST_OLDER = 300
 """So much of the history is on the page at its start."""
 
@@ -37,16 +47,39 @@ class Outward:
         self._page: PageServer | None = None  # the listener, where it shows the page
         self._recent: Recent | None = None  # what the page has shown, and another one goes on to show after a reload
         self._settings: Settings | None = None
+        self._outage = Outage()
+        self.due: float | None = None
+        """When to try again to have the address, by time.monotonic; None where we have it, or want none."""
 
     def start(self, settings: Settings) -> None:
-        """Take the settings as they are: an address that cannot be had is told, and costs nobody a recovery."""
+        """Take the settings as they are: an address that cannot be had is tried again, and costs nobody a recovery."""
         self._settings = settings
         try:
             self._listener = self._listening(settings)
-        except OSError as error:
-            message = f"{_cannot_listen(settings, error)}; nothing is served until a restart or a reload"
-            log.tell(Event.SETTINGS_REJECTED, message)
+        except OSError:
+            self.due = time.monotonic()  # and told then, for something else is told before
         self._hooks = self._hooked(settings)
+
+    @property
+    def page(self) -> str | None:
+        """Where a browser of this machine finds the page; None where nobody does."""
+        return None if self._page is None or self._settings is None else page_address(self._settings)
+
+    def turn(self) -> None:
+        """Try again to have the address, where that is due."""
+        if self.due is None or time.monotonic() < self.due:
+            return
+        assert self._settings is not None
+        try:
+            self._listener = self._listening(self._settings)
+        except OSError as error:
+            self.due = time.monotonic() + _LISTENS_AGAIN_S
+            self._outage.goes_on(f"{_cannot_listen(self._settings, error)}; trying again until then")
+            return
+        self.due = None
+        page = self.page
+        where = printable(self._settings.metrics.listen or "")
+        self._outage.is_over(f"listening on {where} now{f'; the page is at {page}' if page else ''}")
 
     def change(self, settings: Settings) -> str | None:
         """Take other settings.
@@ -56,13 +89,16 @@ class Outward:
         """
         before = self._settings
         assert before is not None
-        if settings.metrics != before.metrics or (self._listener is None and settings.metrics.listen is not None):
+        if settings.metrics != before.metrics:
             self._stop_listening()  # first, since the new address may be a part of the old one
             try:
                 self._listener = self._listening(settings)
             except OSError as error:
-                self._listen_again(before)
-                return _cannot_listen(settings, error)
+                self.due = time.monotonic()  # the address of before
+                self.turn()
+                return f"metrics.listen: {_cannot_listen(settings, error)}"
+            self.due = None
+            self._outage = Outage()
         if (settings.hooks, settings.file.parent) != (before.hooks, before.file.parent):
             self._stop_hooks()
             self._hooks = self._hooked(settings)
@@ -103,7 +139,12 @@ class Outward:
             made = self._page = self._showing(settings, settings.metrics.listen, answers)
         else:
             made = Listener(settings.metrics.listen, answers, settings.metrics.hosts)
-        made.start()
+        try:
+            made.start()
+        except RuntimeError as error:
+            made.stop()
+            self._page = None
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
         return made
 
     def _showing(self, settings: Settings, address: str, answers: Routes) -> PageServer:
@@ -122,12 +163,6 @@ class Outward:
             hosts=settings.metrics.hosts,
             older=lambda: history.query(_MOST_OLDER),
         )
-
-    def _listen_again(self, before: Settings) -> None:
-        try:
-            self._listener = self._listening(before)
-        except OSError as error:
-            log.tell(Event.SETTINGS_REJECTED, f"{_cannot_listen(before, error)} again; nothing is served")
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -148,4 +183,8 @@ class Outward:
 
 
 def _cannot_listen(settings: Settings, error: OSError) -> str:
-    return f"metrics.listen: cannot listen on {printable(settings.metrics.listen or '')}: {error.strerror}"
+    """What, where, why, and what to do."""
+    # A socket's error names the address in its words, and we have named it.
+    words = in_words(OSError(error.errno, os.strerror(error.errno or 0)))
+    remedy = "" if is_of_machine(error) else f"; {_REMEDIES.get(error.errno or 0, 'change metrics.listen')}"
+    return f"cannot listen on {printable(settings.metrics.listen or '')}: {words}{remedy}"

@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 
 from watcher import announcements, first_signals
-from watcher.advice import in_words
+from watcher.advice import in_words, is_of_machine
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
@@ -41,7 +41,7 @@ from watcher.tree import RootMissingError
 from watcher.vitals import Vitals
 from watcher.watchdog import Watchdog
 
-__all__ = ["HISTORY_NAME", "Service"]
+__all__ = ["HISTORY_NAME", "Service", "StartError"]
 
 _STOPS_WITHIN_S = 3.5
 _HISTORY_STOPS_WITHIN_S = 1.0
@@ -63,6 +63,10 @@ class _Asked(Enum):
 
 
 _BY_SIGNAL = {signal.SIGHUP: _Asked.RELOAD, signal.SIGUSR1: _Asked.TELL}
+
+
+class StartError(Exception):
+    """The machine has not what a start takes. The message says what to do."""
 
 
 class Service:
@@ -96,17 +100,12 @@ class Service:
             StateError: the state directory cannot be used.
             ValueError: the log cannot be set up.
             NoThreadError: the kernel refuses us threads.
+            StartError: it refuses us something else.
         """
         keep_together()
         with ExitStack() as closing:
-            signals = Signals((signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL), self._signalled)
-            closing.callback(signals.stop)
-            for number in first_signals.taken():
-                self._signalled(number)
-            self._open(self._settings, closing)
             with needing_threads(closing):
-                signals.start()
-                self._start(closing)
+                self._begin(closing)
                 while self._turn():
                     pass
             self._manager.stopping()
@@ -117,6 +116,21 @@ class Service:
         self._inbox.put(_BY_SIGNAL.get(signal.Signals(number), _Asked.STOP))
 
     # --- start and stop ---
+
+    def _begin(self, closing: ExitStack) -> None:
+        try:
+            signals = Signals((signal.SIGTERM, signal.SIGINT, *_BY_SIGNAL), self._signalled)
+            closing.callback(signals.stop)
+            for number in first_signals.taken():
+                self._signalled(number)
+            self._open(self._settings, closing)
+            signals.start()
+            self._start(closing)
+        except OSError as error:
+            if not is_of_machine(error):
+                raise
+            closing.pop_all()  # what was never begun cannot be ended, and the end of the process ends the rest
+            raise StartError(f"the start needs more than we have: {in_words(error)}, and start again") from error
 
     def _open(self, settings: Settings, closing: ExitStack) -> None:
         """Take what belongs to one watcher alone: the state directory, and the tree where it is there."""
@@ -129,9 +143,10 @@ class Service:
     def _start(self, closing: ExitStack) -> None:
         self._history = self._new_history(self._settings)
         self._installation = self._installed(self._settings)
-        announcements.started(self._settings, self._installation.rooms.probes())
         closing.callback(self._outward.stop)
         self._outward.start(self._settings)
+        announcements.started(self._settings, self._installation.rooms.probes(), self._outward.page)
+        self._outward.turn()
         self._history.start()
         closing.callback(self._stop_history)
         closing.callback(self._stop_installation, _STOPS_WITHIN_S)
@@ -201,6 +216,7 @@ class Service:
                 pass
         if self._root.due is not None and time.monotonic() >= self._root.due:
             self._look_for_root()
+        self._outward.turn()
         if self._status_due is not None and time.monotonic() >= self._status_due:
             self._report()
         self._watchdog.turn(self._installation.reconciler)
@@ -208,7 +224,8 @@ class Service:
 
     def _pause(self) -> float | None:
         """How long to sleep at most, seconds; None: until something comes."""
-        dues = [due for due in (self._root.due, self._status_due, self._watchdog.due) if due is not None]
+        candidates = (self._root.due, self._outward.due, self._status_due, self._watchdog.due)
+        dues = [due for due in candidates if due is not None]
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
     def _after_sweep(self, swept: Swept) -> None:

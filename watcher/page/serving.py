@@ -17,8 +17,10 @@ from typing import Any
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from watcher.advice import in_words, is_of_machine
 from watcher.page.app import STREAM, App
 from watcher.page.stream import MOST_STREAMS, Stream
+from watcher.records.outage import Outage
 
 __all__ = ["serve"]
 
@@ -29,27 +31,57 @@ _MOST_HEAD = 16_384
 _LAST_ANSWERS_S = 0.3
 
 
-def serve(listening: socket.socket, made: Callable[[], tuple[App, Stream]], until: int) -> None:
+def serve(
+    listening: socket.socket, made: Callable[[], tuple[App, Stream]], until: int, outage: Outage, address: str
+) -> None:
     """Answer until it is told to stop.
 
     Args:
         listening: where; it is closed at the end.
         made: makes the application and its streams; called in the event loop.
         until: a descriptor; what can be read from it, or its end, is the sign to stop.
+        outage: is told where nobody can be answered.
+        address: for that.
     """
 
-    async def run() -> None:
-        app, stream = made()
-        await _Server(_configured(app), stream, until).serve(sockets=[listening])
+    def failed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, OSError) and is_of_machine(error):  # asyncio tries again in a second
+            outage.goes_on(f"{address} answers nobody: {in_words(error)}; whoever asks waits")
+        else:
+            loop.default_exception_handler(context)
 
-    with asyncio.Runner() as runner:
+    async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(failed)
+        app, stream = made()
+        config = _configured(app, lambda: outage.is_over(f"{address} answers again"))
+        await _Server(config, stream, until).serve(sockets=[listening])
+
+    with asyncio.Runner(loop_factory=_Loop) as runner:
         runner.run(run())
 
 
-def _configured(app: App) -> Config:
+class _Loop(asyncio.SelectorEventLoop):
+    """One that could not be made, for want of descriptors, does not complain on stderr of what it never had."""
+
+    def __del__(self) -> None:
+        pass  # asyncio.Runner closes it
+
+
+class _Config(Config):
+    """uvicorn's, with something of ours.
+
+    Attributes:
+        connected: called for each connection.
+    """
+
+    connected: Callable[[], None]
+
+
+def _configured(app: App, connected: Callable[[], None]) -> _Config:
     # What uvicorn says about malformed questions is no news: whoever has sent one was told.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-    return Config(
+    config = _Config(
         app=app,
         http=_Connection,
         ws="none",
@@ -64,6 +96,8 @@ def _configured(app: App) -> Config:
         h11_max_incomplete_event_size=_MOST_HEAD,
         backlog=64,
     )
+    config.connected = connected
+    return config
 
 
 class _Server(Server):
@@ -110,6 +144,8 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         super().connection_made(transport)
+        assert isinstance(self.config, _Config)
+        self.config.connected()
         self._give(_ASKS_WITHIN_S)
         if len(self.connections) > _MOST_CONNECTIONS + MOST_STREAMS:
             self._make_room()

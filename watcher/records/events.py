@@ -37,6 +37,7 @@ class Event(StrEnum):
     ROOT_BACK = "root_back", "INFO"
     ENGINE_BACK = "engine_back", "INFO"
     STATE_BACK = "state_back", "INFO"
+    HTTP_BACK = "http_back", "INFO"
     STATE = "state", "INFO"
 
     HELD = "held", "WARNING"
@@ -53,6 +54,7 @@ class Event(StrEnum):
     SNAPSHOT_FAILED = "snapshot_failed", "WARNING"
     STATE_FAILED = "state_failed", "WARNING"
     HOOK_FAILED = "hook_failed", "WARNING"
+    HTTP_FAILED = "http_failed", "WARNING"
     STALE_JOURNAL = "stale_journal", "WARNING"
 
     RECOVERY_FAILED = "recovery_failed", "ERROR"
