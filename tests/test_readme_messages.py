@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import pytest
 from tests.faults import AS_NOBODY
 from tests.pairs import super_trailer
 from tests.readme import section
-from tests.running import Runner, wait_until
+from tests.running import DEADLINE_S, Runner, wait_until
 from tests.small_disk import fill, small_disk
 from tests.transcripts import pattern_of
 from tests.writers import CrashedPair, journal_of, make_database, reading, writing
@@ -319,6 +320,21 @@ def settings_that_change(scene: Scene) -> str:
         service.signal(signal.SIGHUP)
         told.append(service.wait_for("settings_rejected", count=number)["message"])
     return "\n".join(told)
+
+
+@provokes("metrics.listen: cannot listen on")
+def a_port_that_is_taken(scene: Scene) -> str:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        scene.configure(metrics={"listen": f"127.0.0.1:{other.getsockname()[1]}"})
+        return scene.said("http_failed")
+
+
+@provokes("the start needs more than we have")
+def a_start_without_descriptors(scene: Scene) -> str:
+    service = scene.runner.start(argv=("prlimit", "--nofile=8", sys.executable, "-m", "watcher"), wait=None)
+    assert service.process.wait(DEADLINE_S) == 1
+    service.stop()
+    return "".join(service.raw)
 
 
 @provokes("…: 869888 bytes are more than")
