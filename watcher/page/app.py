@@ -22,6 +22,7 @@ from watcher.page.stream import Stream, TooManyError
 from watcher.page.view import View
 from watcher.page.words import filters
 from watcher.records.history import HistoryError
+from watcher.records.hosts import Refused, misdirection
 from watcher.records.listener import Request, Response, Routes
 
 __all__ = ["STREAM", "App"]
@@ -83,7 +84,7 @@ class App:
         asked = Asked(scope)
         try:
             answer = await self._answer(asked)
-        except guard.Refused as refused:
+        except Refused as refused:
             answer = _text(refused.status, str(refused))
         except Exception:  # noqa: BLE001 - the top of a question; the next one has one of its own
             logger.exception("a question by HTTP was not answered")
@@ -100,7 +101,7 @@ class App:
         path: str = asked.scope["path"]
         route = self._routes.get(path)
         is_page = path in {"/", STREAM} or path in self._static
-        misdirected = guard.misdirection(asked.headers, self._hosts) if self._is_loopback and not is_page else None
+        misdirected = misdirection(asked.headers, self._hosts) if self._is_loopback and not is_page else None
         if misdirected is not None:
             raise misdirected
         if route is None and not is_page:
