@@ -20,12 +20,16 @@ from http import HTTPStatus
 
 from loguru import logger
 
+from watcher.advice import in_words, is_of_machine
 from watcher.records.hosts import is_loopback, misdirection
+from watcher.records.outage import Outage
 
 __all__ = ["Listener", "Request", "Response", "Routes", "listening"]
 
 _MOST_AT_ONCE = 8
 _WITHIN_S = 5.0
+_AGAIN_S = 0.5
+"""Where the machine has nothing to answer with."""
 _MOST_HEAD = 8192
 _END_OF_HEAD = b"\r\n\r\n"
 
@@ -93,6 +97,8 @@ class Listener:
 
     def __init__(self, address: str, routes: Routes, hosts: Collection[str] = ()) -> None:
         self._routes = routes
+        self._address = address
+        self._outage = Outage()  # of the thread
         self._socket = listening(address)
         self._hosts = frozenset(hosts) if is_loopback(self._socket) else None
         self._wake_read, self._wake_write = os.pipe()
@@ -117,7 +123,7 @@ class Listener:
         os.close(self._wake_write)
 
     def _run(self) -> None:
-        with selectors.DefaultSelector() as waiting:
+        with selectors.PollSelector() as waiting:  # which needs no descriptor of its own: there may be none
             waiting.register(self._socket, selectors.EVENT_READ)
             waiting.register(self._wake_read, selectors.EVENT_READ)
             while all(key.fd != self._wake_read for key, _ in waiting.select()):
@@ -125,10 +131,16 @@ class Listener:
                     connection, _ = self._socket.accept()
                 except BlockingIOError:
                     continue  # the client has thought better of it
-                except OSError:
-                    # Out of descriptors, or a connection that was broken off: whoever has asked will ask again.
-                    time.sleep(0.05)
+                except OSError as error:
+                    if not is_of_machine(error):
+                        time.sleep(0.05)  # a connection that was broken off, as a rule
+                        continue
+                    self._outage.goes_on(f"{self._address} answers nobody: {in_words(error)}; whoever asks waits")
+                    waiting.unregister(self._socket)
+                    waiting.select(_AGAIN_S)
+                    waiting.register(self._socket, selectors.EVENT_READ)
                     continue
+                self._outage.is_over(f"{self._address} answers again")
                 self._hand_over(connection)
 
     def _hand_over(self, connection: socket.socket) -> None:
