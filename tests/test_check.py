@@ -12,7 +12,7 @@ import pytest
 
 from tests.running import Runner
 from tests.small_disk import small_disk
-from tests.writers import make_database
+from tests.writers import CrashedPair, journal_of, make_database
 
 STATUS = {"ok": 0, "warning": 1, "error": 2}
 SOMEBODY_ELSE = 65_534
@@ -92,6 +92,50 @@ def test_databases_that_we_may_not_write_are_counted_with_their_owner(runner: Ru
     assert ours.exists()
 
 
+@pytest.mark.parametrize(
+    ("which", "mode", "counted"),
+    [
+        ("directory", 0o555, "0 of 1 databases and 1 of 1"),
+        ("directory", 0o600, "0 of 1 databases and 1 of 1"),
+        ("database", 0o444, "1 of 1 databases and 0 of 1"),
+    ],
+)
+def test_root_is_told_of_what_an_owner_could_not_recover(
+    runner: Runner, crashed: CrashedPair, which: str, mode: int, counted: str
+) -> None:
+    """With the owner's rights it is recovered, and so it is judged by these."""
+    database = crashed.put(runner.root / "s1" / "x.db")
+    give_away(database.parent, database, journal_of(database))
+    shut = {"directory": database.parent, "database": database}[which]
+    shut.chmod(mode)
+    writable = checked(runner)["writable"]
+    assert writable["level"] == "error"
+    assert writable["detail"].startswith(
+        f"{counted} directories may not be written by us (uid 0, with the rights of their owner); of these belong 1 to"
+    )
+    assert runner.command("recover").returncode == 1
+    assert writable["remedy"].startswith("chmod u+")
+    subprocess.run(["sh", "-c", writable["remedy"]], check=True)
+    assert checked(runner)["writable"]["level"] == "ok"
+    assert runner.command("recover").returncode == 0
+    assert database.read_bytes() == crashed.recovered
+
+
+def test_what_is_root_and_another_users_together_is_judged_by_roots_rights(runner: Runner) -> None:
+    database = session(runner, "s1")
+    give_away(database)
+    database.chmod(0o444)
+    assert checked(runner)["writable"]["level"] == "ok"
+
+
+def test_an_owner_is_not_told_to_be_himself(runner: Runner) -> None:
+    for name in ("s1", "s2"):
+        session(runner, name).parent.chmod(0o555)
+    remedy = checked(runner, unprivileged=True)["writable"]["remedy"]
+    first, second = (f"chmod u+wx {runner.root}/{name}, and so for 1 more" for name in ("s1", "s2"))
+    assert remedy in {first, second}
+
+
 def test_a_read_only_mount_is_an_error_for_root_too(runner: Runner) -> None:
     with small_disk(runner.root / "disk", size_kib=8192) as disk:
         make_database(disk / "x.db")
@@ -128,6 +172,23 @@ def test_a_state_dir_that_all_may_write_is_an_error(runner: Runner) -> None:
     runner.state.chmod(0o777)
     state = checked(runner)["state_dir"]
     assert (state["level"], "can be written by others" in state["detail"]) == ("error", True)
+
+
+@pytest.mark.parametrize("version", ["99", "3.11"])
+def test_a_state_dir_whose_version_run_refuses_is_an_error_in_the_same_words(runner: Runner, version: str) -> None:
+    runner.state.mkdir(mode=0o700)
+    (runner.state / "version").write_text(version)
+    state = checked(runner)["state_dir"]
+    assert state["level"] == "error"
+    assert f"journal-watcher: {state['detail']}" in runner.command("run").stderr
+
+
+def test_a_state_dir_whose_version_may_not_be_read_is_an_error_in_the_same_words(runner: Runner) -> None:
+    runner.state.mkdir(mode=0o700)
+    (runner.state / "version").touch(mode=0)
+    state = checked(runner, unprivileged=True)["state_dir"]
+    assert state["level"] == "error"
+    assert f"journal-watcher: {state['detail']}" in runner.command("run", unprivileged=True).stderr
 
 
 def test_a_state_dir_that_cannot_be_made_is_an_error(runner: Runner, tmp_path: Path) -> None:

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import os
-import pwd
 import resource
 import socket
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 
 import apsw
 
-from watcher.claims import Claims
 from watcher.filesystem import file_system_of
-from watcher.journal import DATABASE_MAGIC
 from watcher.names import printable
-from watcher.pinned import LookAgainError, Pinned
 from watcher.records.hooks import programs_of, trouble_with_program
 from watcher.records.state_dir import StateError, StateMissing, holder, inspect
 from watcher.settings import LocksMode, Settings
-from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
+from watcher.tree import RootMissingError, Tree
+from watcher.writable import Unwritable, unwritable, user_of
 
-__all__ = ["Check", "Level", "Unwritable", "is_database", "run_checks", "unwritable", "worst"]
+__all__ = ["Check", "Level", "run_checks", "worst"]
 
 _LEAST_SQLITE = (3, 54, 0)
-_NO_DATABASE = (SUFFIX, "-wal", "-shm")
 _SET_A_PROBE = (
     "set owner.pid_file, owner.container or owner.command: without one, no journal is recovered that is newer than the"
     " last start of this machine"
 )
+_EFFECTIVE = os.access in os.supports_effective_ids
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -54,37 +50,6 @@ class Check:
 
     def as_json(self) -> dict[str, object]:
         return {"name": self.name, "level": self.level.value, "detail": self.detail, "remedy": self.remedy}
-
-
-@dataclass(slots=True)
-class Unwritable:
-    """Databases and directories that we could not write, among all that were looked at.
-
-    Attributes:
-        shut: directories that we may not even enter, below the root.
-        owners: whose they are: a number for each uid.
-    """
-
-    databases: int = 0
-    directories: int = 0
-    databases_seen: int = 0
-    directories_seen: int = 0
-    shut: list[str] = field(default_factory=list)
-    owners: Counter[int] = field(default_factory=Counter)
-    example: str | None = None
-
-    @property
-    def any(self) -> bool:
-        return bool(self.databases or self.directories)
-
-    def told(self) -> str:
-        """In one line: how many, whose, for example which."""
-        whose = ", ".join(f"{count} to {_user(uid)}" for uid, count in self.owners.most_common(3))
-        return (
-            f"{self.databases} of {self.databases_seen} databases and {self.directories} of {self.directories_seen}"
-            f" directories may not be written by us (uid {os.geteuid()}); of these belong {whose}; first"
-            f" {printable(self.example or '')}"
-        )
 
 
 def worst(checks: list[Check]) -> Level:
@@ -124,74 +89,6 @@ def run_checks(settings: Settings) -> list[Check]:
     checks.append(_check_locks(settings, file_system.name, is_local=file_system.is_local))
     checks.append(_check_watches(tree))
     return checks
-
-
-def unwritable(tree: Tree, going_on: Callable[[], bool] = lambda: True) -> Unwritable:
-    """Which databases of the tree, and which of their directories, we could not write.
-
-    Args:
-        going_on: asked now and then; False ends it early.
-
-    Raises:
-        RootMissingError: the tree is not there.
-    """
-    found = Unwritable()
-    for directory, files in tree.walk(found.shut.append):
-        if not going_on():
-            break
-        names = [name for name in files if not name.endswith(_NO_DATABASE) and tree.admits_database(name)]
-        if not names or not tree.holds_databases(Place(directory, "").parts):
-            continue
-        try:
-            descriptor = tree.enter(directory)
-        except (Gone, UnsafeError):
-            continue  # it was there a moment ago
-        try:
-            databases = [name for name in names if is_database(name, descriptor)]
-            if databases:
-                _note(found, tree, directory, databases, descriptor)
-        finally:
-            os.close(descriptor)
-    return found
-
-
-def _note(found: Unwritable, tree: Tree, directory: str, databases: list[str], descriptor: int) -> None:
-    found.directories_seen += 1
-    # A rollback ends with the deletion of the journal, so the directory must be ours to write, too.
-    if not os.access(".", os.W_OK | os.X_OK, dir_fd=descriptor, effective_ids=_EFFECTIVE):
-        found.directories += 1
-        found.owners[os.fstat(descriptor).st_uid] += 1
-        found.example = found.example or os.path.join(tree.root, directory)
-    for name in databases:
-        found.databases_seen += 1
-        if not os.access(name, os.R_OK | os.W_OK, dir_fd=descriptor, effective_ids=_EFFECTIVE):
-            found.databases += 1
-            found.owners[os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_uid] += 1
-            found.example = found.example or tree.path(Place(directory, name))
-
-
-_EFFECTIVE = os.access in os.supports_effective_ids
-
-
-def is_database(name: str, at: int) -> bool:
-    """Whether the file begins as an SQLite database; one that we may not read is taken for one. So is one that a
-    worker of ours is at, which is not opened: its locks would be lost (see `claims`)."""
-    claims = Claims()
-    try:
-        pinned = Pinned(name, "the database", at)
-    except (Gone, UnsafeError):
-        return False
-    try:
-        if not claims.claim(pinned.status):
-            return True
-        return os.pread(pinned.reader(), len(DATABASE_MAGIC), 0) == DATABASE_MAGIC
-    except UnsafeError:
-        return True
-    except (LookAgainError, OSError):
-        return False
-    finally:
-        claims.release()
-        pinned.close()
 
 
 def _check_sqlite() -> Check:
@@ -265,9 +162,11 @@ def _check_listening(settings: Settings) -> Iterator[Check]:
 def _check_rights(found: Unwritable) -> Check:
     if not found.any:
         return Check("writable", Level.OK, f"all {found.databases_seen} databases may be written by us")
-    who = _user(found.owners.most_common(1)[0][0])
+    who = user_of(found.owners.most_common(1)[0][0])
     if found.example is not None and _is_read_only(found.example):
         remedy = "mount that file system read-write: as it is, SQLite can roll nothing back there"
+    elif found.gift is not None:
+        remedy = found.gift + (f", and so for {found.gifts - 1} more" if found.gifts > 1 else "")
     else:
         remedy = f"run journal-watcher as {who}, or as a user who may write them and their directories"
     return Check("writable", Level.ERROR, found.told(), remedy)
@@ -324,10 +223,3 @@ def _check_watches(tree: Tree) -> Check:
     if files < 256:
         return Check("watch", Level.WARNING, f"only {files} descriptors may be open", "ulimit -n 1024")
     return Check("watch", Level.OK, detail)
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"

@@ -16,7 +16,17 @@ from pathlib import Path
 from watcher.names import printable, quoted
 from watcher.rights import overrides_modes
 
-__all__ = ["Wish", "is_denial", "lets", "no_room", "not_deleted", "not_opened", "not_searched", "remedy_for_ours"]
+__all__ = [
+    "Wish",
+    "giving",
+    "is_denial",
+    "lets",
+    "no_room",
+    "not_deleted",
+    "not_opened",
+    "not_searched",
+    "remedy_for_ours",
+]
 
 _DENIALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _SHOW_FLAGS, _TAKE_FLAGS = ("lsattr -d", "chattr -i -a") if sys.platform == "linux" else ("ls -ldO", "chflags nouchg")
@@ -48,6 +58,12 @@ def lets(status: os.stat_result, wish: Wish, acts_as: int | None) -> bool:
     groups = [os.getegid(), *os.getgroups()] if acts_as is None else []
     shift = 6 if status.st_uid == uid else 3 if status.st_gid in groups else 0
     return status.st_mode >> shift & wish == wish
+
+
+def giving(wish: Wish, path: str) -> str:
+    """The command that gives the owner of a file or directory these rights."""
+    letters = "".join(letter for bit, letter in zip((4, 2, 1), "rwx", strict=True) if wish & bit)
+    return f"chmod u+{letters} {quoted(path)}"
 
 
 def not_opened(
@@ -107,10 +123,10 @@ def remedy_for_ours(error: OSError, *paths: Path) -> str:
             break
         wish = Wish.READ | Wish.WRITE | (Wish.SEARCH if path == directory else Wish(0))
         if not lets(status, wish, None):
-            shown, word = printable(path), quoted(str(path))
+            shown = printable(path)
             if status.st_uid != us:
-                return f"{shown} belongs to uid {status.st_uid}, and should be ours: chown {us} {word}"
-            return f"{shown} is ours, but has the mode {_mode(status)}: chmod u+{_letters(wish)} {word}"
+                return f"{shown} belongs to uid {status.st_uid}, and should be ours: chown {us} {quoted(str(path))}"
+            return f"{shown} is ours, but has the mode {_mode(status)}: {giving(wish, str(path))}"
     else:
         return "see to its access list (getfacl), or to SELinux or AppArmor"
     return "run as the user whose directory it is"
@@ -150,7 +166,7 @@ def _why(path: str, status: os.stat_result, wish: Wish, error: OSError, acts_as:
         case errno.EACCES if lets(status, wish, acts_as):
             return f"{error.strerror}, although {owned}: see to its access list (getfacl), or to SELinux or AppArmor"
         case errno.EACCES if uid == status.st_uid:
-            return f"{owned}: chmod u+{_letters(wish)} {quoted(path)}"
+            return f"{owned}: {giving(wish, path)}"
         case errno.EACCES:
             return f"{owned}: give us the right, or run journal-watcher as that user"
         case _:
@@ -161,10 +177,6 @@ def _sticks(status: os.stat_result, journal: os.stat_result, acts_as: int | None
     """Whether the sticky bit keeps somebody from deleting a file there who is not its owner (inode(7))."""
     uid = os.geteuid() if acts_as is None else acts_as
     return bool(status.st_mode & stat.S_ISVTX) and uid not in {0, status.st_uid, journal.st_uid}
-
-
-def _letters(wish: Wish) -> str:
-    return "".join(letter for bit, letter in zip((4, 2, 1), "rwx", strict=True) if wish & bit)
 
 
 def _mode(status: os.stat_result) -> str:

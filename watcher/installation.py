@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcher.aftercare import Aftercare
-from watcher.checks import unwritable
 from watcher.decision import Examiner
 from watcher.filesystem import file_system_of
 from watcher.hints.filesystem import FilesystemHints
@@ -34,6 +33,7 @@ from watcher.reports import Reports
 from watcher.settings import LocksMode, Settings, WatchBackend
 from watcher.snapshots import Snapshots
 from watcher.tree import RootMissingError, Tree
+from watcher.writable import unwritable
 
 if TYPE_CHECKING:
     from watcher.hints.engine import EngineHints

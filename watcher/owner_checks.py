@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watcher.checks import Check, Level, is_database
+from watcher.checks import Check, Level
 from watcher.names import printable
 from watcher.owner.clock import WallClock
 from watcher.owner.command import CommandProbe
@@ -20,6 +20,7 @@ from watcher.owner.pid_file import PidFileProbe
 from watcher.owner.testimony import Answer, Evidence, Subject
 from watcher.settings import CommandSettings, ContainerSettings, HeartbeatSettings, Settings, expand
 from watcher.tree import O_PATH, Gone, Place, RootMissingError, Tree, UnsafeError
+from watcher.writable import is_database
 
 if TYPE_CHECKING:
     from watcher.owner.engine_check import Survey
