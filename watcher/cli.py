@@ -5,6 +5,8 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,6 +87,23 @@ def _complete_path(ctx: typer.Context, _param: object, incomplete: str) -> list[
 AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
 
 
+@contextmanager
+def _answering(status: int) -> Iterator[None]:
+    """A block that prints, after which the command ends with this status; also where nobody reads on."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if not _is_unread(error):
+            raise
+        give_up_stdout()
+    raise typer.Exit(status)
+
+
+def _is_unread(error: BaseException) -> bool:
+    """Whether the reader of our output has gone. Rich and typer end with 1 then, and have caught that."""
+    return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+
+
 class OutcomeName(StrEnum):
     """The outcomes that the history keeps."""
 
@@ -161,13 +180,13 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
         for finding in once.scan(rooms, places):
             findings.append(finding)
             bar.step()
-    if as_json:
-        console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
-    else:
-        console.print_findings(findings, root)
-    tell_shut(shut)
     hold_warning_s = rooms.settings.watch.hold_warning
-    raise typer.Exit(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings)))
+    with _answering(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings))):
+        if as_json:
+            console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
+        else:
+            console.print_findings(findings, root)
+        tell_shut(shut)
 
 
 @app.command(rich_help_panel=_PANEL["recover"])
@@ -208,12 +227,12 @@ def recover(
         finally:
             if not dry_run:
                 keep(rooms.settings, ended)
-    if as_json:
-        console.print_json([each.record.as_json() for each in recovered])
-    else:
-        console.print_recovered(recovered, root, dry_run=dry_run)
-    tell_shut(shut)
-    raise typer.Exit(int(bool(shut) or any(each.is_stale for each in recovered)))
+    with _answering(int(bool(shut) or any(each.is_stale for each in recovered))):
+        if as_json:
+            console.print_json([each.record.as_json() for each in recovered])
+        else:
+            console.print_recovered(recovered, root, dry_run=dry_run)
+        tell_shut(shut)
 
 
 @app.command(rich_help_panel=_PANEL["explain"])
@@ -263,11 +282,11 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
         raise typer.Exit(BAD_SETTINGS) from error
     checks = [*run_checks(settings), *check_owners(settings)]
     level = worst(checks)
-    if as_json:
-        console.print_json({"level": level.value, "checks": [each.as_json() for each in checks]})
-    else:
-        console.print_checks(checks)
-    raise typer.Exit({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level])
+    with _answering({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level]):
+        if as_json:
+            console.print_json({"level": level.value, "checks": [each.as_json() for each in checks]})
+        else:
+            console.print_checks(checks)
 
 
 @app.command(rich_help_panel=_PANEL["status"])
@@ -282,10 +301,10 @@ def status(
 
     if watch:
         reported = console.show_status_changes(lambda: reported_by(settings), as_json=as_json)
-    else:
-        reported = reported_by(settings)
+        raise typer.Exit(0 if reported.running else 1)
+    reported = reported_by(settings)
+    with _answering(0 if reported.running else 1):
         console.print_status(reported, as_json=as_json)
-    raise typer.Exit(0 if reported.running else 1)
 
 
 @app.command(rich_help_panel=_PANEL["history"])
@@ -395,9 +414,12 @@ def main() -> None:
             app(prog_name="journal-watcher")
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has gone: nobody is left to tell
-        give_up_stdout()
-        sys.exit(1)
+    except (BrokenPipeError, SystemExit) as error:
+        if not _is_unread(error):
+            raise
+        give_up_stdout()  # whoever read it has gone, and has what was wanted: nobody is left to tell
+        ended = error.__context__
+        sys.exit(ended.code if isinstance(ended, SystemExit) and not _is_unread(ended) else 0)
     except OSError as error:
         give_up_stdout()
         say(f"{printable(error.filename)}: {error.strerror}" if error.filename else str(error))
