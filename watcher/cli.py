@@ -403,7 +403,8 @@ def demo(
     del config
     from watcher.demo import play
 
-    raise typer.Exit(play(page=page))
+    with _answering(1):  # a story that is cut off has not come to its end
+        raise typer.Exit(play(page=page))
 
 
 def main() -> None:
