@@ -103,7 +103,7 @@ def test_a_long_name_of_a_super_journal_fills_no_line(runner: Runner, crashed: C
     (entry,) = runner.json("scan")["journals"]
     assert entry["reason"] == told["reason"]
     assert len(runner.command("scan").stdout) < 1500
-    (refused,) = runner.start().events("refused")
+    refused = runner.start().wait_for("refused")
     assert len(refused["message"]) < 1500
 
 
