@@ -266,10 +266,11 @@ def test_locks_only_is_said_at_the_start_where_nothing_else_decides(runner: Runn
     service = runner.start()
     assert [each["event"] for each in service.events()[:2]] == ["started", "locks_only"]
     assert service.stop() == 0
-    runner.configure(owner={"locks": "off"})
-    service = runner.start()
-    assert "not even locks" in service.wait_for("locks_only")["message"]
-    assert service.stop() == 0
+    for owner in ({"locks": "off"}, {"locks": "off", "heartbeat": ".heartbeat"}):
+        runner.configure(owner=owner)
+        service = runner.start()
+        assert "not even locks" in service.wait_for("locks_only")["message"]
+        assert service.stop() == 0
     runner.configure(owner={"pid_file": ".pid"})
     service = runner.start()
     assert not service.events("locks_only")

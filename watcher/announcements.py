@@ -57,7 +57,7 @@ def started(settings: Settings, probes: list[str], page: str | None) -> None:
             " locks its database. Where agents run in containers or virtual machines, set owner.container,"
             " owner.pid_file or owner.command",
         )
-    elif not probes:
+    elif set(probes) <= {"heartbeat"}:  # which only tells that a writer lives
         log.tell(
             Event.LOCKS_ONLY,
             "no probe can tell whether a writer has exited, not even locks (owner.locks: off): each journal that is"
