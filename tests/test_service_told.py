@@ -266,7 +266,7 @@ def test_locks_only_is_said_at_the_start_where_nothing_else_decides(runner: Runn
     service = runner.start()
     assert [each["event"] for each in service.events()[:2]] == ["started", "locks_only"]
     assert service.stop() == 0
-    for owner in ({"locks": "off"}, {"locks": "off", "heartbeat": ".heartbeat"}):
+    for owner in ({"locks": "off"}, {"locks": "off", "heartbeat": {}}):
         runner.configure(owner=owner)
         service = runner.start()
         assert "not even locks" in service.wait_for("locks_only")["message"]
