@@ -16,6 +16,7 @@ from typing import TextIO
 __all__ = ["LogStream"]
 
 _PATIENCE_S = 1.0
+_AGAIN_S = 0.01
 _PIECE_BYTES = select.PIPE_BUF
 """A pipe that poll(2) calls writable takes so much without blocking. (A terminal may take less.)"""
 
@@ -65,17 +66,24 @@ class LogStream:
         rest = memoryview(encoded)
         until = time.monotonic() + (0.0 if self._stalled else _PATIENCE_S)
         while rest:
-            if not self._has_room(until - time.monotonic()):
+            piece = rest[:_PIECE_BYTES]
+            if self._has_room(until - time.monotonic()) and (written := self._write_at_once(piece)):
+                rest = rest[written:]
+            elif time.monotonic() >= until:
                 self._stalled = True
                 self._lost += 1
                 self._is_torn = self._is_torn or len(rest) < len(encoded)
                 return False
-            try:
-                rest = rest[os.write(self._descriptor, rest[:_PIECE_BYTES]) :]
-            except BlockingIOError:  # somebody has made the descriptor non-blocking, and there was less room
-                continue
         self._stalled = self._is_torn = False
         return True
+
+    def _write_at_once(self, piece: memoryview) -> int:
+        """How many bytes were taken."""
+        try:
+            return os.write(self._descriptor, piece)
+        except BlockingIOError:  # somebody has made the descriptor non-blocking, and there was less room
+            time.sleep(_AGAIN_S)
+            return 0
 
     def _has_room(self, patience_s: float) -> bool:
         waiting = select.poll()
