@@ -107,18 +107,6 @@ def test_a_transaction_over_several_databases_is_waited_for_while_its_writer_liv
         assert "names the super-journal" in finding.reason
 
 
-def test_a_writer_with_the_locks_of_unix_excl_is_waited_for(host: Host) -> None:
-    database = host.root / "outbound.db"
-    make_database(database)
-    with writing(database, vfs="unix-excl") as writer:
-        writer.tell("begin")
-        finding = host.find(database)
-        assert finding.decision is Decision.WAIT
-        assert f"pid {writer.pid} holds the writer's lock" in finding.reason
-        writer.kill()
-        assert host.find(database).decision is Decision.RECOVER
-
-
 def test_a_writer_with_the_lock_of_unix_dotfile_is_not_taken_for_dead(host: Host) -> None:
     database = host.root / "outbound.db"
     make_database(database)

@@ -18,7 +18,7 @@ from tests.hostile import Host, only_rolled_back, slow_to_check
 from tests.pairs import READ_LOCK_ON_RESERVED, READERS_LOCK, Shape, holding, journal_with_page_1, wal_switch
 from tests.running import wait_until
 from tests.small_disk import fill, small_disk
-from tests.writers import journal_of
+from tests.writers import journal_of, make_database, writing
 from watcher import rollback
 from watcher.filesystem import FileSystem
 from watcher.look import Look, Pair
@@ -246,6 +246,24 @@ def test_a_reader_that_stays_is_named_and_costs_no_time_and_no_copy(trial: Trial
         assert attempt.again_in_s is not None
         assert trial.snapshots() == []
     assert trial.recover(database).record.outcome is Outcome.RECOVERED
+
+
+def test_a_live_writer_with_the_locks_of_unix_excl_is_left_alone(trial: Trial) -> None:
+    database = trial.host.root / "outbound.db"
+    make_database(database)
+    with writing(database, vfs="unix-excl") as writer:
+        writer.tell("begin")
+        before = database.read_bytes(), journal_of(database).read_bytes()
+        record = trial.recover(database).record
+        assert (record.outcome, (record.error or "").partition(":")[0]) == (
+            Outcome.BUSY,
+            f"pid {writer.pid} has it to itself",
+        )
+        assert (database.read_bytes(), journal_of(database).read_bytes()) == before
+        writer.tell("COMMIT")
+        writer.tell("begin")
+        writer.kill()
+        assert trial.recover(database).record.outcome is Outcome.RECOVERED
 
 
 def test_a_read_lock_on_the_writers_byte_is_busy_and_not_clean(trial: Trial) -> None:

@@ -15,7 +15,7 @@ from watcher import rollback, verification
 from watcher.filesystem import FileSystem
 from watcher.journal import JournalState
 from watcher.look import Look, Pair
-from watcher.owner.locks import reader_of
+from watcher.owner.locks import is_alone, reader_of
 from watcher.owner.testimony import Judgement, Verdict
 from watcher.records.events import Event
 from watcher.records.record import Outcome, Record
@@ -260,7 +260,10 @@ class Recovery:
             time.sleep(_READER_PATIENCE_S / 20)
         if pid is None:
             return None
-        return f"pid {pid} is reading it" if pid > 0 else "a process that we cannot see is reading it"
+        who = f"pid {pid}" if pid > 0 else "a process that we cannot see"
+        if is_alone(descriptor):
+            return f"{who} has it to itself: another recovery, or a writer with SQLite's unix-excl locks"
+        return f"{who} is reading it"
 
 
 def _keep(snapshot: Snapshot | None) -> tuple[str | None, Warnings]:

@@ -2,9 +2,11 @@
 
 SQLite's unix VFS takes POSIX advisory locks on bytes of the database file (os_unix.c, `PENDING_BYTE` and its
 neighbours): a writer holds a write lock on RESERVED from its first change to its commit, and on PENDING and the SHARED
-range while it writes the database; a reader holds a read lock in the SHARED range, and for a moment one on PENDING. The
-VFS unix-excl holds a write lock on the SHARED range for as long as the database is open, and no other.
+range while it writes the database; a reader holds a read lock in the SHARED range, and for a moment one on PENDING.
 F_GETLK tells whether such a lock is held, and by whom, without taking one and without any privilege.
+
+A write lock on the SHARED range alone is one of two: of the VFS unix-excl, for as long as the database is open, or of
+somebody who rolls it back. While it is held nobody else can, so nothing is said of it here: see :func:`is_alone`.
 
 The VFS unix-dotfile takes none of them: it makes a directory beside the database (`dotlockLock`), which stays when its
 maker is killed.
@@ -23,17 +25,18 @@ from watcher.names import printable
 from watcher.owner.testimony import Answer, Evidence
 from watcher.settings import LocksMode
 
-__all__ = ["LocksProbe", "holder_of", "lock_directory_of", "reader_of", "writer_of"]
+__all__ = ["LocksProbe", "holder_of", "is_alone", "lock_directory_of", "reader_of", "writer_of"]
 
 PENDING_BYTE = 0x40000000
-_LOCK_BYTES = (PENDING_BYTE, 512)  # PENDING, RESERVED and the SHARED range
+_WRITER_BYTES = (PENDING_BYTE, 2)  # PENDING and RESERVED
+_SHARED_RANGE = (PENDING_BYTE + 2, 510)
 _NEEDED_BYTES = (PENDING_BYTE + 1, 511)  # for a rollback: RESERVED and the SHARED range
 
 
 def writer_of(descriptor: int) -> int | None:
     """The pid of a process with a writer's lock on the database, or None.
 
-    Asked with F_RDLCK, so that readers, who hold read locks, do not show.
+    Asked with F_RDLCK, so that readers, who hold read locks on PENDING for moments, do not show.
 
     Args:
         descriptor: of the database; no SQLite connection of this process may be on it (closing the descriptor would
@@ -46,7 +49,7 @@ def writer_of(descriptor: int) -> int | None:
     Raises:
         OSError: the file system knows no such locks.
     """
-    return holder_of(descriptor, fcntl.F_RDLCK, *_LOCK_BYTES)
+    return holder_of(descriptor, fcntl.F_RDLCK, *_WRITER_BYTES)
 
 
 def reader_of(descriptor: int) -> int | None:
@@ -54,6 +57,12 @@ def reader_of(descriptor: int) -> int | None:
     testimony about the owner, but while it is held no rollback can begin. A read lock on RESERVED, which SQLite never
     takes itself, makes a hot journal a live writer's to it (`unixCheckReservedLock` asks with a write lock)."""
     return holder_of(descriptor, fcntl.F_WRLCK, *_NEEDED_BYTES)
+
+
+def is_alone(descriptor: int) -> bool:
+    """Whether somebody has the database to himself: a lock on it that lets nobody read, and is no writer's by
+    :func:`writer_of`."""
+    return holder_of(descriptor, fcntl.F_RDLCK, *_SHARED_RANGE) is not None
 
 
 def lock_directory_of(name: str, at: int) -> str | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from socket import socket
 
 __all__ = ["Refused", "is_loopback", "is_ours", "misdirected", "misdirection"]
@@ -40,9 +40,7 @@ def misdirection(headers: Mapping[str, str], hosts: Collection[str]) -> Refused 
 
 def is_loopback(listening: socket) -> bool:
     """Whether only this machine reaches what listens there: nobody needs a name for it then."""
-    address = ip_address(listening.getsockname()[0])
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (mapped or address).is_loopback
+    return ip_address(listening.getsockname()[0]).is_loopback
 
 
 def misdirected(what: str) -> Refused:
