@@ -27,7 +27,7 @@ from watcher.decision import Decision, decide
 from watcher.journal import EMPTY_DATABASE_BYTES, JournalState, read_contents
 from watcher.look import Look, Looker
 from watcher.owner.testimony import Verdict
-from watcher.rollback import RollbackError, roll_back
+from watcher.rollback import Job, RollbackError, roll_back
 from watcher.tree import Place
 
 EXAMPLES = int(os.environ.get("JOURNAL_WATCHER_EXAMPLES", "300"))
@@ -86,7 +86,7 @@ class Bench:
         assert left.journal is None, "to be recovered, though SQLite would leave it"
         with self.looker().pair(PLACE) as held:
             try:
-                roll_back(held, held.look(), busy_timeout_s=0.0)
+                roll_back(Job.of(held, held.look(), busy_timeout_s=0.0))
             except RollbackError:
                 pass  # it is corrupt, before or after; the bytes tell whether SQLite does the same
         assert self.database.read_bytes() == left.database

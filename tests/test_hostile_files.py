@@ -20,7 +20,7 @@ from watcher.advice import by_hand
 from watcher.decision import Decision
 from watcher.journal import JournalState
 from watcher.records.record import Outcome
-from watcher.rollback import RollbackError, roll_back
+from watcher.rollback import Job, RollbackError, roll_back
 from watcher.tree import Place
 
 pytestmark = pytest.mark.timeout(60)
@@ -224,7 +224,7 @@ def test_a_trailer_that_comes_after_the_look_leads_sqlite_to_no_other_file(host:
         with journal_of(database).open("ab") as journal:
             journal.write(super_trailer(os.fsencode(named)))
         with only_rolled_back(host.root), pytest.raises(RollbackError, match="neither the database nor its journal"):
-            roll_back(pair, look, busy_timeout_s=0.0)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.0))
 
 
 def test_a_name_that_no_sqlite_gives_to_a_super_journal_is_refused_though_ours_would_not_heed_it(host: Host) -> None:
@@ -235,7 +235,7 @@ def test_a_name_that_no_sqlite_gives_to_a_super_journal_is_refused_though_ours_w
         look = pair.look()
         with journal_of(database).open("ab") as journal:
             journal.write(super_trailer(os.fsencode(host.outside / "secret")))
-        roll_back(pair, look, busy_timeout_s=0.0)
+        roll_back(Job.of(pair, look, busy_timeout_s=0.0))
     assert host.is_recovered(database)
 
 

@@ -80,8 +80,8 @@ def recovered_as(host: Host, database: Path, monkeypatch: pytest.MonkeyPatch) ->
     with host.rooms.looker.pair(Place(directory, name)) as pair:
         look = pair.look()
         acting = Acting(monkeypatch)
-        rollback.roll_back(pair, look, busy_timeout_s=0.1)
-        rollback.read_back(pair, look)
+        rollback.roll_back(rollback.Job.of(pair, look, busy_timeout_s=0.1))
+        rollback.read_back(rollback.Job.of(pair, look, busy_timeout_s=0.0))
     assert acting.seen
     assert host.is_recovered(database)
     return {uid for uid, *_ in acting.seen}
@@ -94,7 +94,7 @@ def test_a_session_of_one_user_is_recovered_with_that_users_rights_and_no_groups
     with host.rooms.looker.pair(Place("s1", database.name)) as pair:
         look = pair.look()
         acting = Acting(monkeypatch)
-        rollback.roll_back(pair, look, busy_timeout_s=0.1)
+        rollback.roll_back(rollback.Job.of(pair, look, busy_timeout_s=0.1))
     for uid, gid, groups, capabilities in acting.seen:
         assert (uid, gid, groups) == (AGENT, 65534, [])
         assert capabilities & FILE_CAPABILITIES == 0

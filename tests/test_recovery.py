@@ -220,7 +220,7 @@ def test_what_sqlite_may_have_touched_keeps_its_copy_whatever_goes_wrong_then(
     database = trial.host.crash()
     journal_of(database).write_bytes(b"x" * 600)
 
-    def fail(_pair: Pair, _look: Look) -> None:
+    def fail(_job: rollback.Job) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(rollback, "read_back", fail)

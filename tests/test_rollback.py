@@ -30,7 +30,7 @@ from tests.pairs import (
 from tests.writers import CrashedPair, journal_of, make_database, writing
 from watcher import narrow
 from watcher.look import Look, Pair
-from watcher.rollback import BusyError, CorruptError, RollbackError, Rolled, read_back, roll_back
+from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, read_back, roll_back
 from watcher.tree import Place
 from watcher.unix_vfs import VFS, through
 
@@ -57,9 +57,9 @@ def looked_at(database: Path) -> Iterator[tuple[Pair, Look]]:
 
 def rolled_back(database: Path) -> Rolled:
     with looked_at(database) as (pair, look):
-        rolled = roll_back(pair, look, busy_timeout_s=0.1)
+        rolled = roll_back(Job.of(pair, look, busy_timeout_s=0.1))
         if not rolled.is_wal:
-            read_back(pair, look)
+            read_back(Job.of(pair, look, busy_timeout_s=0.0))
         return rolled
 
 
@@ -181,7 +181,7 @@ def test_a_killed_switch_from_wal_is_rolled_back_and_nothing_is_made_beside_it(t
 def test_a_reader_that_stays_makes_it_busy_and_changes_nothing(database: Path) -> None:
     before = everything_in(database.parent)
     with holding(database, READERS_LOCK), looked_at(database) as (pair, look), pytest.raises(BusyError):
-        roll_back(pair, look, busy_timeout_s=0.01)
+        roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert everything_in(database.parent)["outbound.db"] == before["outbound.db"]
     assert rolled_back(database).found_something
 
@@ -192,14 +192,14 @@ def test_a_writer_in_a_transaction_that_has_spilled_makes_it_busy(tree: Path) ->
     with writing(database) as writer:
         writer.tell("begin")
         with looked_at(database) as (pair, look), pytest.raises(BusyError):
-            roll_back(pair, look, busy_timeout_s=0.01)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.01))
         writer.tell("COMMIT")
 
 
 def test_a_writer_in_a_transaction_that_has_not_spilled_makes_it_clean(database: Path) -> None:
     """It holds the RESERVED lock alone, and a journal is not hot then."""
     with holding(database, RESERVED_LOCK), looked_at(database) as (pair, look), only_rolled_back(database.parent):
-        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
+        assert not roll_back(Job.of(pair, look, busy_timeout_s=0.01)).found_something
 
 
 def test_what_another_recovery_has_done_meanwhile_is_clean(database: Path) -> None:
@@ -207,7 +207,7 @@ def test_what_another_recovery_has_done_meanwhile_is_clean(database: Path) -> No
         with closing(sqlite3.connect(database)) as other:
             other.execute("SELECT count(*) FROM t").fetchone()
         recovered = database.read_bytes()
-        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
+        assert not roll_back(Job.of(pair, look, busy_timeout_s=0.01)).found_something
     assert database.read_bytes() == recovered
 
 
@@ -216,7 +216,7 @@ def test_a_new_journal_after_the_look_is_left_alone(database: Path, crashed: Cra
         journal_of(database).unlink()
         journal_of(database).write_bytes(crashed.journal)
         before = everything_in(database.parent)
-        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
+        assert not roll_back(Job.of(pair, look, busy_timeout_s=0.01)).found_something
     assert everything_in(database.parent) == before
 
 
@@ -227,16 +227,16 @@ def test_a_new_database_after_the_look_is_left_alone_and_keeps_its_journal(datab
         other.rename(database)
         before = everything_in(database.parent)
         with pytest.raises(BusyError, match=r"outbound\.db was replaced"):
-            roll_back(pair, look, busy_timeout_s=0.01)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert everything_in(database.parent) == before
 
 
 def test_a_new_journal_after_the_rollback_is_a_writers(database: Path, crashed: CrashedPair) -> None:
     with looked_at(database) as (pair, look):
-        roll_back(pair, look, busy_timeout_s=0.01)
+        roll_back(Job.of(pair, look, busy_timeout_s=0.01))
         journal_of(database).write_bytes(crashed.journal)
         with pytest.raises(BusyError, match="a new journal has appeared"):
-            read_back(pair, look)
+            read_back(Job.of(pair, look, busy_timeout_s=0.0))
     assert journal_of(database).read_bytes() == crashed.journal
 
 
@@ -251,7 +251,7 @@ def test_a_rollback_that_leaves_a_corrupt_page_1_is_told_as_that(database: Path)
     with_it = journal_with_page_1(database, bytes(page))
     journal_of(database).write_bytes(with_it)
     with looked_at(database) as (pair, look), pytest.raises(CorruptError, match="not a database"):
-        roll_back(pair, look, busy_timeout_s=0.01)
+        roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert not journal_of(database).exists()
 
 
@@ -310,7 +310,7 @@ def test_what_is_immutable_is_called_so_and_recovered_when_it_is_no_more(
         if flag not in shown.stdout.split(" ")[0]:
             pytest.skip("no file can be made immutable here")
         with looked_at(database) as (pair, look), pytest.raises(RollbackError) as raised:
-            roll_back(pair, look, busy_timeout_s=0.01)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.01))
         assert not isinstance(raised.value, BusyError)
         words = {
             "database": f"we may not write it (uid {os.geteuid()}): ",
@@ -330,7 +330,7 @@ def test_what_is_immutable_is_called_so_and_recovered_when_it_is_no_more(
 _ROLL_BACK_AS = """
 import os, pathlib, sys
 from watcher.look import Looker
-from watcher.rollback import RollbackError, roll_back
+from watcher.rollback import Job, RollbackError, roll_back
 from watcher.settings import TreeSettings
 from watcher.tree import Place, Tree
 if os.geteuid() == 0:
@@ -340,7 +340,7 @@ if os.geteuid() == 0:
 looker = Looker(Tree(TreeSettings(root=pathlib.Path(sys.argv[1]))), max_journal_bytes=1 << 30)
 with looker.pair(Place("", "outbound.db")) as pair:
     try:
-        print(roll_back(pair, pair.look(), busy_timeout_s=0.01))
+        print(roll_back(Job.of(pair, pair.look(), busy_timeout_s=0.01)))
     except RollbackError as error:
         print(type(error).__name__, error)
 """
@@ -351,7 +351,7 @@ def test_a_database_that_was_emptied_after_the_look_costs_no_journal(database: P
     with looked_at(database) as (pair, look):
         os.truncate(database, 0)
         with pytest.raises(RollbackError):
-            roll_back(pair, look, busy_timeout_s=0.01)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert journal_of(database).exists()
 
 
@@ -405,15 +405,15 @@ _ROLL_BACK_IN_THREADS = """
 import os, pathlib, sys
 from concurrent.futures import ThreadPoolExecutor
 from watcher.look import Looker
-from watcher.rollback import read_back, roll_back
+from watcher.rollback import Job, read_back, roll_back
 from watcher.settings import TreeSettings
 from watcher.tree import Place, Tree
 looker = Looker(Tree(TreeSettings(root=pathlib.Path(sys.argv[1]))), max_journal_bytes=1 << 30)
 def recover(directory):
     with looker.pair(Place(directory, "outbound.db")) as pair:
         look = pair.look()
-        assert roll_back(pair, look, busy_timeout_s=1.0).found_something
-        read_back(pair, look)
+        assert roll_back(Job.of(pair, look, busy_timeout_s=1.0)).found_something
+        read_back(Job.of(pair, look, busy_timeout_s=0.0))
 with ThreadPoolExecutor(8) as threads:
     list(threads.map(recover, os.listdir(sys.argv[1])))
 """
@@ -456,7 +456,7 @@ def test_a_journal_that_grew_a_huge_initial_size_after_the_look_does_not_grow_th
             journal.seek(INITIAL_PAGES)
             journal.write(b"\xff\xff\xff\xff")
         with pytest.raises(RollbackError, match=f"beyond {size} bytes"):
-            roll_back(pair, look, busy_timeout_s=0.01)
+            roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert database.stat().st_size <= size
     assert journal_of(database).exists()
 
@@ -483,7 +483,7 @@ def test_a_journal_that_was_emptied_after_the_look_keeps_its_mode(database: Path
     database.chmod(0o666)
     with looked_at(database) as (pair, look):
         os.truncate(journal_of(database), 0)
-        assert not roll_back(pair, look, busy_timeout_s=0.01).found_something
+        assert not roll_back(Job.of(pair, look, busy_timeout_s=0.01)).found_something
     assert look.journal is not None
     assert journal_of(database).stat().st_mode == look.journal.mode
 

@@ -25,10 +25,10 @@ from typing import NamedTuple, NoReturn
 import apsw
 
 from watcher import denials
+from watcher.met import SUFFIX
 from watcher.names import printable
 from watcher.pinned import Pinned
 from watcher.rights import rights_of
-from watcher.tree import SUFFIX
 from watcher.unix_vfs import VFS, through
 
 __all__ = ["NEW_JOURNAL", "Grant", "opened"]

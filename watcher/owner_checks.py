@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from watcher.checks import Check, Level
+from watcher.met import O_PATH
 from watcher.names import printable
 from watcher.owner.clock import WallClock
 from watcher.owner.command import CommandProbe
@@ -19,7 +20,7 @@ from watcher.owner.heartbeat import HeartbeatProbe
 from watcher.owner.pid_file import PidFileProbe
 from watcher.owner.testimony import Answer, Evidence, Subject
 from watcher.settings import CommandSettings, ContainerSettings, HeartbeatSettings, Settings, expand
-from watcher.tree import O_PATH, Gone, Place, RootMissingError, Tree, UnsafeError
+from watcher.tree import Gone, Place, RootMissingError, Tree, UnsafeError
 from watcher.writable import is_database
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from watcher.met import O_PATH, Gone, UnsafeError, kind_of
 from watcher.names import printable
-from watcher.tree import O_PATH, Gone, UnsafeError, kind_of
 
 __all__ = ["FileIdentity", "LookAgainError", "Pinned"]
 

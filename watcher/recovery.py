@@ -62,6 +62,7 @@ class Recovery:
     Args:
         judge: asks about the owner of a pair, afresh.
         snapshots: None where the settings want none.
+        perform: does the rollback of a job.
         verify_limit_s: how long a thorough verification may take, seconds.
     """
 
@@ -71,11 +72,13 @@ class Recovery:
         judge: Callable[[Pair, Look], Judgement],
         snapshots: Snapshots | None,
         *,
+        perform: Callable[[rollback.Job], rollback.Rolled] = rollback.perform,
         verify_limit_s: float = verification.TIME_LIMIT_S,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._snapshots = snapshots
+        self._perform = perform
         self._verify_limit_s = verify_limit_s
 
     def settle_s(self, file_system: FileSystem) -> float:
@@ -154,7 +157,8 @@ class Recovery:
             outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
             return _ended(record, outcome, since, "the files have changed meanwhile")
         try:
-            rolled = rollback.roll_back(pair, look, busy_timeout_s=min(self._settings.busy_timeout, _LOCK_PATIENCE_S))
+            timeout_s = min(self._settings.busy_timeout, _LOCK_PATIENCE_S)
+            rolled = self._perform(rollback.Job.of(pair, look, busy_timeout_s=timeout_s))
         except rollback.BusyError as error:
             return _ended(record, Outcome.BUSY, since, str(error))
         except rollback.CorruptError as error:
@@ -163,7 +167,7 @@ class Recovery:
             return _ended(record, Outcome.FAILED, since, str(error), has_acted=error.began)
         if not rolled.found_something:
             return self._found_nothing(pair, look, record, since)
-        return self._read_back(pair, look, replace(record, pages=rolled.pages), rolled, since)
+        return _rolled_back(replace(record, pages=rolled.pages), rolled, since)
 
     def _found_nothing(self, pair: Pair, look: Look, record: Record, since: float) -> Attempt:
         """SQLite has left the journal alone. Where it is hot all the same, a lock has made it a live writer's: one that
@@ -177,25 +181,6 @@ class Recovery:
                 record, Outcome.BUSY, since, "a process has a lock on it, and SQLite takes that for a writer's"
             )
         return _ended(record, Outcome.CLEAN, since, None)
-
-    def _read_back(self, pair: Pair, look: Look, record: Record, rolled: rollback.Rolled, since: float) -> Attempt:
-        if pair.pinned_journal.is_named():
-            left = "its journal is still there after the rollback"
-            return _ended(record, Outcome.FAILED, since, left, has_acted=True)
-        note = None
-        warnings: Warnings = ()
-        if rolled.is_wal:
-            note = "not verified: its header says WAL, which wants shared memory beside it"
-        else:
-            try:
-                rollback.read_back(pair, look)
-            except rollback.BusyError as error:
-                note = f"not verified: {error}"
-            except rollback.CorruptError as error:
-                return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
-            except rollback.RollbackError as error:
-                warnings = ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
-        return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note, has_acted=True)
 
     def verify(self, pair: Pair, record: Record) -> tuple[Health, str]:
         """The thorough verification of a recovered database, where the settings ask for one: it may take long.
@@ -264,6 +249,26 @@ class Recovery:
         if is_alone(descriptor):
             return f"{who} has it to itself: another recovery, or a writer with SQLite's unix-excl locks"
         return f"{who} is reading it"
+
+
+def _rolled_back(record: Record, rolled: rollback.Rolled, since: float) -> Attempt:
+    if rolled.is_left:
+        left = "its journal is still there after the rollback"
+        return _ended(record, Outcome.FAILED, since, left, has_acted=True)
+    note = None
+    warnings: Warnings = ()
+    match rolled.unread:
+        case None if rolled.is_wal:
+            note = "not verified: its header says WAL, which wants shared memory beside it"
+        case None:
+            pass
+        case rollback.BusyError() as error:
+            note = f"not verified: {error}"
+        case rollback.CorruptError() as error:
+            return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
+        case error:
+            warnings = ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
+    return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note, has_acted=True)
 
 
 def _keep(snapshot: Snapshot | None) -> tuple[str | None, Warnings]:

@@ -5,20 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import apsw
 
 from watcher.denials import no_room
-from watcher.journal import JournalState
-from watcher.look import Look, Pair
+from watcher.met import UnsafeError
 from watcher.names import clipped
 from watcher.narrow import NEW_JOURNAL, Grant, opened
 from watcher.pinned import LookAgainError, Pinned
 from watcher.rights import RightsError, recovers_as
-from watcher.tree import UnsafeError
 
-__all__ = ["BusyError", "CorruptError", "RollbackError", "Rolled", "read_back", "reading", "roll_back"]
+if TYPE_CHECKING:  # it is loaded by processes that only roll back
+    from watcher.look import Look, Pair
+
+__all__ = [
+    "BusyError",
+    "CorruptError",
+    "Job",
+    "RollbackError",
+    "Rolled",
+    "perform",
+    "read_back",
+    "reading",
+    "roll_back",
+]
 
 
 class RollbackError(Exception):
@@ -51,11 +63,15 @@ class Rolled:
         finished_journal: our open has deleted, truncated or zeroed the journal: the sign of a rollback also where no
             page came back and SQLite logs nothing.
         is_wal: the header of the database now says WAL: it was switching from WAL when it was killed.
+        is_left: the journal still has its name after that.
+        unread: why it could not be read back, where it could not.
     """
 
     pages: int | None
     finished_journal: bool
     is_wal: bool
+    is_left: bool = False
+    unread: RollbackError | None = None
 
     @property
     def found_something(self) -> bool:
@@ -63,13 +79,68 @@ class Rolled:
         return self.finished_journal or self.pages is not None
 
 
-def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
-    """Open the database read-write, let SQLite roll its hot journal back, and close it.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A rollback that was judged, with all that it takes, in whichever process it is done.
 
-    Args:
-        pair: held by this thread.
-        look: the pair's last look, judged: exactly these two files are opened.
+    Attributes:
+        path: of the database. Nothing is opened by it.
+        directory_fd: checked descriptor of its directory; borrowed.
+        database, journal: pinned: exactly these two files are opened.
+        most_bytes: what the database may grow to.
+        acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
         busy_timeout_s: how long SQLite waits for a lock, seconds.
+    """
+
+    path: str
+    directory_fd: int
+    database: Pinned
+    journal: Pinned
+    most_bytes: int
+    acts_as: int | None
+    busy_timeout_s: float
+
+    @classmethod
+    def of(cls, pair: Pair, look: Look, *, busy_timeout_s: float) -> Job:
+        """
+        Args:
+            pair: held by this thread until the job is done.
+            look: the pair's last, judged.
+        """
+        assert look.journal is not None
+        assert look.database is not None
+        return cls(
+            path=pair.path,
+            directory_fd=pair.directory_fd,
+            database=pair.pinned_database,
+            journal=pair.pinned_journal,
+            most_bytes=look.database.size_bytes + look.journal.size_bytes,
+            acts_as=recovers_as(look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid),
+            busy_timeout_s=busy_timeout_s,
+        )
+
+
+def perform(job: Job) -> Rolled:
+    """Have SQLite roll the hot journal back, and read the database as a host's poll would.
+
+    Raises:
+        BusyError, CorruptError, RollbackError, OSError: as :func:`roll_back`.
+    """
+    rolled = roll_back(job)
+    if not rolled.found_something:
+        return rolled
+    if job.journal.is_named():
+        return replace(rolled, is_left=True)
+    if not rolled.is_wal:
+        try:
+            read_back(job)
+        except RollbackError as error:
+            return replace(rolled, unread=error)
+    return rolled
+
+
+def roll_back(job: Job) -> Rolled:
+    """Open the database read-write, let SQLite roll its hot journal back, and close it.
 
     Raises:
         BusyError: another connection holds a lock.
@@ -77,19 +148,9 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
         RollbackError: anything else that SQLite says, with its words.
         OSError: the file system fails.
     """
-    assert look.state in {JournalState.HOT, JournalState.MALFORMED}
-    assert look.journal is not None
-    assert look.database is not None
-    grant = Grant(
-        pair.directory_fd,
-        pair.path,
-        pair.pinned_database,
-        pair.pinned_journal,
-        most_bytes=look.database.size_bytes + look.journal.size_bytes,
-        acts_as=_whose_rights(pair, look),
-    )
+    grant = Grant(job.directory_fd, job.path, job.database, job.journal, most_bytes=job.most_bytes, acts_as=job.acts_as)
     try:
-        _read_version(grant, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s)
+        _read_version(grant, apsw.SQLITE_OPEN_READWRITE, job.busy_timeout_s)
     except (apsw.BusyError, apsw.LockedError) as error:
         raise BusyError("another connection holds a lock on it") from error
     except RightsError as error:
@@ -103,19 +164,15 @@ def roll_back(pair: Pair, look: Look, *, busy_timeout_s: float) -> Rolled:
         # cannot read a database in WAL mode without shared memory.
         if not grant.finished_journal:
             raise _failed(grant, error) from error
-        is_wal = isinstance(error, apsw.CantOpenError) and _says_wal(pair)
+        is_wal = isinstance(error, apsw.CantOpenError) and _says_wal(job.database)
         return Rolled(grant.pages, finished_journal=True, is_wal=is_wal)
     if grant.refused is not None and not grant.finished_journal:  # a failure that SQLite takes no notice of
         raise _failed(grant, apsw.CantOpenError(grant.refused))
     return Rolled(grant.pages, grant.finished_journal, is_wal=False)
 
 
-def read_back(pair: Pair, look: Look) -> None:
+def read_back(job: Job) -> None:
     """Open the recovered database read-only and read its schema version, as a host's poll would.
-
-    Args:
-        pair: held by this thread.
-        look: the pair's last: the one that was rolled back.
 
     Raises:
         BusyError: a writer is at it again, so it can be read.
@@ -123,7 +180,7 @@ def read_back(pair: Pair, look: Look) -> None:
         RollbackError: anything else that SQLite says.
         OSError: the file system fails.
     """
-    grant = Grant(pair.directory_fd, pair.path, pair.pinned_database, acts_as=_whose_rights(pair, look))
+    grant = Grant(job.directory_fd, job.path, job.database, acts_as=job.acts_as)
     try:
         _read_version(grant, apsw.SQLITE_OPEN_READONLY, busy_timeout_s=0.0)
     except (apsw.BusyError, apsw.LockedError) as error:
@@ -159,12 +216,6 @@ def _read_version(grant: Grant, flags: int, busy_timeout_s: float) -> None:
         connection.pragma("schema_version")
 
 
-def _whose_rights(pair: Pair, look: Look) -> int | None:
-    assert look.database is not None
-    assert look.journal is not None
-    return recovers_as(look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid)
-
-
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:
     if grant.was_replaced and not (grant.has_written and grant.database.is_named()):
         return BusyError(grant.refused or "")  # another look tells what is there now, if anything is
@@ -184,9 +235,9 @@ def _words(error: apsw.Error) -> str:
     return clipped(str(error))
 
 
-def _says_wal(pair: Pair) -> bool:
+def _says_wal(database: Pinned) -> bool:
     """Whether the database's header asks for a write-ahead log (file format version 2 at offset 18)."""
     try:
-        return os.pread(pair.database_reader(), 1, 18) == b"\2"
+        return os.pread(database.reader(), 1, 18) == b"\2"
     except (UnsafeError, LookAgainError):  # shut from us since
         return False

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
+from watcher.met import O_PATH, SUFFIX, Gone, UnsafeError, kind_of
 from watcher.names import parse_printable, printable, quoted, shown_word
 from watcher.settings import Layout, TreeSettings
 
@@ -32,10 +32,6 @@ __all__ = [
     "stands_for_journal",
 ]
 
-SUFFIX = "-journal"
-"""What SQLite appends to a database's name for its rollback journal."""
-
-O_PATH: int = getattr(os, "O_PATH", 0)
 _USED_UP = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _ENTER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -46,14 +42,6 @@ class OutsideTreeError(ValueError):
 
 class RootMissingError(OSError):
     """The root is not there, or is no directory that we may enter."""
-
-
-class Gone(Exception):  # noqa: N818 - the normal course of things, not an error
-    """What was to be looked at is not there (any more)."""
-
-
-class UnsafeError(Exception):
-    """What is there is nothing that we may touch (DESIGN.md, section 6). The message says what it is."""
 
 
 class Place(NamedTuple):
@@ -369,20 +357,6 @@ def _kind_at(name: str, at: int) -> str:
         return kind_of(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode)
     except OSError:
         return "something that cannot be looked at"
-
-
-def kind_of(mode: int) -> str:
-    """What a file of this `st_mode` is, in words."""
-    kinds = {
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a directory",
-        stat.S_IFREG: "a plain file",
-        stat.S_IFIFO: "a FIFO",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFBLK: "a block device",
-        stat.S_IFCHR: "a character device",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a file of an unknown kind")
 
 
 @contextmanager

@@ -13,12 +13,13 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from watcher.met import O_PATH
 from watcher.names import printable
 from watcher.owner.clock import WallClock
 from watcher.owner.processes import process_of
 from watcher.owner.testimony import Answer, Evidence, Subject
 from watcher.settings import expand
-from watcher.tree import O_PATH, kind_of
+from watcher.tree import kind_of
 
 __all__ = ["PidFileProbe"]
 
