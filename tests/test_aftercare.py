@@ -62,6 +62,19 @@ def test_a_flood_that_never_ends_delays_all_of_it_by_the_same(host: Host, monkey
     assert 1.0 <= took < 10.0
 
 
+def test_what_comes_one_by_one_is_done_in_one_go(host: Host) -> None:
+    done, apart = list[float](), threading.Event()
+    with at_work(host, lambda: False) as care:
+        began = time.monotonic()
+        care.add_task(lambda: done.append(time.monotonic()))
+        wait_until(lambda: done)
+        for _ in range(20):
+            care.add_task(lambda: done.append(time.monotonic()))
+            apart.wait(0.005)
+        wait_until(lambda: len(done) == 21)
+    assert min(done[1:]) - began >= aftercare._APART_S
+
+
 def test_it_ends_at_once_whatever_it_gives_way_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 60.0)
     with at_work(host, lambda: True) as care:

@@ -22,6 +22,8 @@ __all__ = ["Aftercare"]
 
 _MOST_WAITING = 10_000
 _GIVES_WAY_S, _LOOKS_S = 5.0, 0.1
+_APART_S = 1.0
+"""After all that waited was done: what comes meanwhile is done in one go, and does not wake the thread each time."""
 
 
 class Aftercare:
@@ -73,6 +75,8 @@ class Aftercare:
                 task()
             except Exception:  # noqa: BLE001 - the top of a thread, which must go on for the other places
                 logger.exception("what comes after a recovery failed")
+            if self._waiting.empty():
+                self._stopping.wait(_APART_S)
 
     def _give_way(self, until: float) -> None:
         """A flood that never ends delays each by the same, and not one by the other."""

@@ -6,6 +6,7 @@ decided about the lifetime is decided in one place. It sleeps until something co
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
@@ -50,6 +51,9 @@ _RELOADS_WITHIN_S = 0.5
 _THREADS_BESIDE_WORKERS = 12
 """At most so many, with a listener, an engine and hooks."""
 _STATUS_PAUSE_S = 0.25
+"""After a change, for those that come with it."""
+_STATUS_APART_S = 1.0
+"""Between two reports, where the changes do not end."""
 _STATUS_AGAIN_S = 1.0
 _FIRST_SWEEP_PAUSE_S = 1.0
 
@@ -80,7 +84,8 @@ class Service:
         self._settings = settings
         self._inbox: queue.SimpleQueue[_Asked | Trouble | Swept | None] = queue.SimpleQueue()
         self._repeats = Repeats(capacity=100)
-        self._status_due: float | None = None
+        self._status_due: float | None = None  # written by the main thread, read by any
+        self._reported = -math.inf
         self._spare = Spare()
         self._failed = False
         self._manager = ServiceManager()
@@ -171,7 +176,7 @@ class Service:
             settings,
             self._clock,
             keep=self._keep,
-            changed=lambda: self._inbox.put(_Asked.REPORT),
+            changed=self._has_changed,
             trouble=self._inbox.put,
             swept=self._inbox.put,
             tally=self._outward.tally,
@@ -366,14 +371,22 @@ class Service:
 
     # --- records ---
 
+    def _has_changed(self) -> None:
+        """The counts, or the state of the watch, may have; called from any thread, never waits. The main thread is not
+        woken for a report that is due already: it forgets that before it looks at what it reports."""
+        self._outward.changed()
+        if self._status_due is None:
+            self._inbox.put(_Asked.REPORT)
+
     def _report_soon(self) -> None:
         self._outward.changed()
         if self._status_due is None:
-            self._status_due = time.monotonic() + _STATUS_PAUSE_S
+            self._status_due = max(time.monotonic() + _STATUS_PAUSE_S, self._reported + _STATUS_APART_S)
 
     def _report(self) -> None:
+        self._reported = time.monotonic()
         # While the watches are being set their number grows, and nobody tells.
-        self._status_due = None if self._installation.is_watching else time.monotonic() + _STATUS_AGAIN_S
+        self._status_due = None if self._installation.is_watching else self._reported + _STATUS_AGAIN_S
         self._outward.changed()
         try:
             status.write(self._state, self._vitals.status())

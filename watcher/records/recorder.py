@@ -17,9 +17,9 @@ __all__ = ["Recorder"]
 
 _BATCH = 500
 """Records per transaction: a mass recovery costs one commit for so many, and not one for each."""
-_APART_S = 0.2
-"""Between two commits: each wants the disk and the interpreter's lock, which recoveries want, too. A hundred commits in
-between made 500 recoveries take half as long again."""
+_APART_S = 1.0
+"""Between two commits: each costs a millisecond or two of CPU, the disk, and the interpreter's lock, which recoveries
+want, too. So the first record after a quiet second is written at once, and those that follow share a commit."""
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -56,11 +56,11 @@ class Recorder:
         self._backlog = backlog
         self._longest_pause_s = min(sweep_interval_s, _LONGEST_PAUSE_S)
         self._first_pause_s = min(first_pause_s, self._longest_pause_s)
-        self._changed = threading.Condition()
-        self._waiting: deque[tuple[Record, str]] = deque()  # under _changed, as are the next three
+        self._stopping = threading.Event()
+        self._changed = threading.Condition()  # something waits, or it is to stop
+        self._waiting: deque[tuple[Record, str]] = deque()  # under _changed, as are the next two
         self._in_hand = 0
         self._lost = 0
-        self._stopping = False
         self._pause_s = 0.0  # the thread's own, like the next one; 0 while all is well
         self._next_due = 0.0  # by time.monotonic
         # A daemon, since a disk that hangs must not keep the process: stop() waits for it, but not for ever.
@@ -77,7 +77,8 @@ class Recorder:
         with self._changed:
             self._waiting.append((record, change))
             self._drop_oldest()
-            self._changed.notify()
+            if len(self._waiting) == 1:  # it is awake for the others, or sleeps until they may be written
+                self._changed.notify()
 
     def stop(self, deadline_s: float = 3.0) -> int:
         """Write what waits, in one last attempt, and end the thread.
@@ -85,8 +86,8 @@ class Recorder:
         Returns:
             How many records were not written within the deadline (seconds).
         """
+        self._stopping.set()
         with self._changed:
-            self._stopping = True
             self._changed.notify()
         self._thread.join(deadline_s)
         with self._changed:
@@ -147,13 +148,14 @@ class Recorder:
 
     def _next_batch(self) -> list[tuple[Record, str]]:
         """The next records, after the pause; none where it is over."""
+        if self._pause_s:
+            self._stopping.wait(self._pause_s)
         with self._changed:
-            if self._pause_s:
-                self._changed.wait_for(lambda: self._stopping, self._pause_s)
-            self._changed.wait_for(lambda: self._waiting or self._stopping)
-            left_s = self._next_due - time.monotonic()
-            if left_s > 0:
-                self._changed.wait_for(lambda: self._stopping, left_s)
+            self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+        left_s = self._next_due - time.monotonic()
+        if left_s > 0:
+            self._stopping.wait(left_s)
+        with self._changed:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             self._in_hand = len(batch)
             return batch
@@ -163,7 +165,7 @@ class Recorder:
             self._waiting.extendleft(reversed(batch))
             self._in_hand = 0
             self._drop_oldest()
-            return len(self._waiting), self._stopping
+            return len(self._waiting), self._stopping.is_set()
 
     def _drop_oldest(self) -> None:
         while len(self._waiting) > self._backlog:
