@@ -25,6 +25,7 @@ from watcher.tree import Place
 
 __all__ = ["Reports", "change_of", "record_of"]
 
+_KEPT_WHEN_TOLD = frozenset({Outcome.HELD, Outcome.REFUSED})
 _MOST_REFUSED_PER_DIRECTORY = 20
 _REFUSED_WITHIN_S = 3600.0
 _MOST_SESSIONS = 10_000
@@ -162,7 +163,7 @@ class Reports:
                 log.tell(Event.BUSY, f"{name}: {record.error}{again}", database=path)
             case _:
                 pass
-        if record.outcome not in {Outcome.HELD, Outcome.REFUSED}:  # those are kept when they are told
+        if record.outcome not in _KEPT_WHEN_TOLD:
             self._keep(record, change_of(finding, record))
 
     def _tell_recovered(self, name: str, record: Record, note: str | None) -> None:
@@ -285,5 +286,6 @@ def _left_out(number: int) -> str:
     return f" (told {number} times less since)" if number else ""
 
 
-def _evidence(judgement: Judgement | None) -> list[dict[str, str]]:
-    return [] if judgement is None else judgement.as_json()["evidence"]  # type: ignore[return-value]
+def _evidence(judgement: Judgement | None) -> Callable[[], object]:
+    """For the JSON of a line alone: made where there is any."""
+    return lambda: [] if judgement is None else judgement.as_json()["evidence"]

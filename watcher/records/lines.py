@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import FunctionType
 
 from watcher.names import printable
 from watcher.records.record import rfc3339
@@ -46,7 +47,7 @@ class Line:
     Attributes:
         time: aware.
         database: as :func:`watcher.names.printable` shows it.
-        fields: what :func:`plain` gives.
+        fields: :func:`plain` makes of them what JSON has.
         error: told with its traceback.
     """
 
@@ -61,13 +62,13 @@ class Line:
 
 def human(line: Line, *, colour: bool) -> str:
     """`2026-11-24 08:31:37.123Z INFO     recovered         outbound.db: 12 pages in 7.1 ms`, without its newline."""
-    time = f"{line.time.astimezone(UTC):%Y-%m-%d %H:%M:%S}.{line.time.microsecond // 1000:03d}Z"
+    time = f"{line.time.astimezone(UTC).isoformat(' ', 'milliseconds')[:23]}Z"
     level = f"{line.level:<8}"
     if colour:
         time = f"\x1b[2m{time}\x1b[0m"
         level = f"\x1b[{_COLOURS.get(line.level, '0')}m{level}\x1b[0m"
     text = f"{time} {level} {line.event:<17} {_bounded(line.message)}"
-    return "\n  ".join([text, *_traceback_of(line.error)])
+    return text if line.error is None else "\n  ".join([text, *_traceback_of(line.error)])
 
 
 def for_journal(line: Line) -> str:
@@ -89,7 +90,7 @@ def json_line(line: Line, instance: str) -> str:
     if line.database is not None:
         told["database"] = line.database
     for key, value in line.fields.items():
-        told[key if key not in told else f"{key}_"] = value
+        told[key if key not in told else f"{key}_"] = plain(value)
     if line.error is not None:
         told["traceback"] = "\n".join(_traceback_of(line.error))
     return json.dumps(told, ensure_ascii=True, allow_nan=False)
@@ -107,7 +108,7 @@ def plain(value: object) -> object:
     """The value as JSON has it, with each text as one printable line.
 
     A path is a name, and is shown as :func:`watcher.names.printable` does; a `str` is text that says something, and
-    goes through :func:`one_line`. A float that is no number is None.
+    goes through :func:`one_line`. A float that is no number is None. A function is called for its value.
     """
     match value:
         case None | bool() | int():
@@ -124,6 +125,8 @@ def plain(value: object) -> object:
             return {one_line(str(key)): plain(each) for key, each in value.items()}
         case list() | tuple() | set() | frozenset():
             return [plain(each) for each in value]
+        case FunctionType():
+            return plain(value())
         case _:
             return one_line(str(value))
 

@@ -17,6 +17,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -77,8 +78,13 @@ def event(
         message: one line; names in it through `printable`. It is never a format.
         database: path of the database it is about, as the file system has it.
         exception: told with its traceback where the level is ERROR or above.
-        fields: more for JSON lines. A `Path` is a name, and is escaped as every name is; a `str` is text.
+        fields: more for JSON lines. A `Path` is a name, and is escaped as every name is; a `str` is text; a function is
+            called for what it gives, where somebody wants it.
     """
+    if _relay.is_alone:
+        if _relay.takes(_number_of(level)):
+            _relay.put(_line(level, str(name), message, database, exception, fields))
+        return
     extra = {key: plain(value) for key, value in fields.items()}
     extra["event"] = str(name)
     if database is not None:
@@ -89,7 +95,7 @@ def event(
 
 def tells(what: Event) -> bool:
     """Whether a line of this event would be told: for messages that cost something to make."""
-    return _relay.takes(logger.level(what.level).no)
+    return _relay.takes(_number_of(what.level))
 
 
 def configure(
@@ -104,6 +110,7 @@ def configure(
     stream: TextIO | None = None,
     colour: bool | None = None,
     journal: bool = False,
+    alone: bool = False,
 ) -> None:
     """Set the log up, or anew: no line is lost or doubled by it. Not from a signal's handler, which may have
     interrupted a line.
@@ -118,13 +125,15 @@ def configure(
         colour: None where the stream is a terminal; never where NO_COLOR is set.
         journal: the stream is systemd's journal: lines for people begin with their priority there, where no file is
             set, which would be the place for people to look.
+        alone: the process is ours, and no sink of a host's wants our events. They go past loguru then, whose record of
+            a line costs as much as all the rest of it, but where there is a file, which is loguru's.
 
     Raises:
         ValueError, TypeError: no such level, or a rotation, retention or compression that loguru does not know; the
             log stays as it was.
     """
     stream = stream or sys.stderr
-    level_no = logger.level(level).no
+    level_no = _number_of(level)
     _relay.attach()
     log_file = None
     if file is not None:
@@ -140,6 +149,7 @@ def configure(
             stream=LogStream(stream),
             colour=colour and not os.environ.get("NO_COLOR"),
             journal=journal and log_file is None,
+            alone=alone and log_file is None,
             file=log_file,
         )
     )
@@ -161,6 +171,7 @@ class _Outputs:
     stream: LogStream
     colour: bool
     journal: bool
+    alone: bool
     file: LogFile | None
 
 
@@ -169,12 +180,18 @@ class _Relay:
     way to a sink which is removed in that moment; what changes at a reload is where it writes."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._outputs: _Outputs | None = None  # under _guard, but for the peeks of `_wants` and `takes`
+        # Reentrant: an object that is collected in the middle of a line may have something to tell.
+        self._guard = threading.RLock()
+        self._outputs: _Outputs | None = None  # under _guard, but for the peeks of `is_alone`, `_wants` and `takes`
         self._missing_in_file = 0  # under _guard
         self._repeats = Repeats(capacity=100)
         self._handler_id: int | None = None  # of the thread that configures
         self._libraries = _Libraries()
+
+    @property
+    def is_alone(self) -> bool:
+        outputs = self._outputs
+        return outputs is not None and outputs.alone
 
     def takes(self, level_no: int) -> bool:
         outputs = self._outputs
@@ -228,7 +245,10 @@ class _Relay:
         return record["level"].no >= lowest
 
     def _take(self, message: loguru.Message) -> None:
-        line = _line_of(message.record)
+        self.put(_line_of(message.record))
+
+    def put(self, line: Line) -> None:
+        """Write a line, whatever its level."""
         with self._guard:
             if self._outputs is None:
                 return
@@ -271,7 +291,7 @@ class _Relay:
 
     def _tell(self, outputs: _Outputs, what: Event, message: str, **fields: object) -> None:
         """A line of the relay's own, past loguru, where it is already."""
-        if logger.level(what.level).no >= outputs.level_no:
+        if _number_of(what.level) >= outputs.level_no:
             now = datetime.now(UTC)
             self._write(outputs, Line(time=now, level=what.level, event=what.value, message=message, fields=fields))
 
@@ -310,6 +330,35 @@ def _line_of(record: loguru.Record) -> Line:
         event=one_line(str(name)),
         message=record["message"],
         database=None if database is None else one_line(str(database)),
-        fields={key: plain(value) for key, value in fields.items()},
+        fields=fields,
         error=error,
     )
+
+
+def _line(
+    level: str,
+    name: str,
+    message: str,
+    database: str | None,
+    exception: BaseException | None,
+    fields: dict[str, object],
+) -> Line:
+    return Line(
+        time=datetime.now(UTC),
+        level=level,
+        event=name,
+        message=message,
+        database=None if database is None else printable(database),
+        fields=fields,
+        error=exception if _number_of(level) >= logging.ERROR else None,
+    )
+
+
+@cache
+def _number_of(level: str) -> int:
+    """loguru's number of a level.
+
+    Raises:
+        ValueError: it knows no such level.
+    """
+    return logger.level(level).no

@@ -34,6 +34,9 @@ class LogStream:
             self._descriptor = stream.fileno()
         except (OSError, ValueError, AttributeError, io.UnsupportedOperation):
             self._descriptor = -1  # something of a test or a host, in memory
+        self._room = select.poll()
+        if self._descriptor >= 0:
+            self._room.register(self._descriptor, select.POLLOUT)
 
     def write(self, text: str) -> bool:
         """Write a line, or lose it.
@@ -86,6 +89,4 @@ class LogStream:
             return 0
 
     def _has_room(self, patience_s: float) -> bool:
-        waiting = select.poll()
-        waiting.register(self._descriptor, select.POLLOUT)
-        return bool(waiting.poll(max(0.0, patience_s) * 1000))
+        return bool(self._room.poll(max(0.0, patience_s) * 1000))
