@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ from watcher.authorship import may_have_written
 from watcher.journal import JournalState
 from watcher.pinned import FileIdentity
 
-A_FILE = FileIdentity(1, 1, 1, 1, 1, stat.S_IFREG | 0o644, 1000, 1000)
+A_FILE = FileIdentity(1, 1, 1, 1, stat.S_IFREG | 0o644, 1000, 1000)
 HOST, AGENT, GROUP, OTHER_GROUP = 1000, 2000, 3000, 4000
 
 
-def directory(tmp_path: Path, mode: int) -> os.stat_result:
-    tmp_path.chmod(mode)
-    return tmp_path.stat()
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    descriptor = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
 
 
 @pytest.mark.parametrize(
@@ -38,17 +40,19 @@ def directory(tmp_path: Path, mode: int) -> os.stat_result:
         (0, OTHER_GROUP, 0o400, True),
     ],
 )
-def test_the_databases_mode_says_who_may_have_written(tmp_path: Path, uid: int, gid: int, mode: int, may: bool) -> None:
-    database = replace(A_FILE, uid=HOST, gid=GROUP, mode=stat.S_IFREG | mode)
-    journal = replace(A_FILE, uid=uid, gid=gid)
-    assert may_have_written(journal, database, directory(tmp_path, 0o755)) is may
+def test_the_databases_mode_says_who_may_have_written(directory: int, uid: int, gid: int, mode: int, may: bool) -> None:
+    database = A_FILE._replace(uid=HOST, gid=GROUP, mode=stat.S_IFREG | mode)
+    journal = A_FILE._replace(uid=uid, gid=gid)
+    assert may_have_written(journal, database, directory) is may
 
 
-def test_a_group_that_a_sticky_directory_lends_to_everybody_proves_nothing(tmp_path: Path) -> None:
-    database = replace(A_FILE, uid=HOST, gid=GROUP, mode=stat.S_IFREG | 0o664)
-    journal = replace(A_FILE, uid=AGENT, gid=GROUP)
-    assert may_have_written(journal, database, directory(tmp_path, 0o2775))
-    assert not may_have_written(journal, database, directory(tmp_path, 0o3777))
+def test_a_group_that_a_sticky_directory_lends_to_everybody_proves_nothing(directory: int) -> None:
+    database = A_FILE._replace(uid=HOST, gid=GROUP, mode=stat.S_IFREG | 0o664)
+    journal = A_FILE._replace(uid=AGENT, gid=GROUP)
+    os.fchmod(directory, 0o2775)
+    assert may_have_written(journal, database, directory)
+    os.fchmod(directory, 0o3777)
+    assert not may_have_written(journal, database, directory)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files to others wants root")

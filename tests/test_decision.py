@@ -23,8 +23,8 @@ from watcher.pinned import FileIdentity
 from watcher.tree import Gone, Place
 
 PLACE = Place("", "outbound.db")
-SOME_FILE = FileIdentity(1, 2, 1024, 4, 5, 0o100644, 0, 0)
-EMPTY_FILE = FileIdentity(1, 2, 0, 4, 5, 0o100644, 0, 0)
+SOME_FILE = FileIdentity(1, 2, 1024, 4, 0o100644, 0, 0)
+EMPTY_FILE = FileIdentity(1, 2, 0, 4, 0o100644, 0, 0)
 
 
 @pytest.mark.parametrize(

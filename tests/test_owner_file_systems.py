@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import struct
@@ -172,8 +173,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], FileSystem]:
     """What would be said of a file system with this number: only what `fstatfs` writes is made up."""
 
     def told(magic: int) -> FileSystem:
-        def fstatfs(_descriptor: int, buffer: object) -> int:
-            struct.pack_into("l", buffer._obj, 0, magic)  # type: ignore[attr-defined]  # what ctypes.byref refers to
+        def fstatfs(_descriptor: int, buffer: ctypes.Array[ctypes.c_long]) -> int:
+            struct.pack_into("l", buffer, 0, magic)
             return 0
 
         monkeypatch.setattr(filesystem, "_fstatfs", fstatfs)

@@ -17,7 +17,7 @@ import pytest
 from tests.running import Runner, wait_until
 from tests.writers import crash, make_database, writing, writing_unseen
 from watcher.filesystem import FileSystem, file_system_of
-from watcher.owner.locks import PENDING_BYTE, LocksProbe, holder_of, reader_of, writer_of
+from watcher.owner.locks import PENDING_BYTE, LocksProbe, holder_of, question, reader_of, writer_of
 from watcher.owner.testimony import Answer, Evidence
 from watcher.settings import LocksMode
 
@@ -58,7 +58,7 @@ def holders(database: Path) -> dict[str, int | None]:
     """Who holds a lock that keeps another one from writing each of the bytes."""
     with read_only(database) as descriptor:
         return {
-            name: holder_of(descriptor, fcntl.F_WRLCK, *which)
+            name: holder_of(descriptor, question(fcntl.F_WRLCK, *which))
             for name, which in (("pending", PENDING), ("reserved", RESERVED), ("shared", SHARED))
         }
 

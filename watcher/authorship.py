@@ -15,14 +15,14 @@ from watcher.pinned import FileIdentity
 __all__ = ["may_have_written"]
 
 
-def may_have_written(journal: FileIdentity, database: FileIdentity, directory: os.stat_result) -> bool:
+def may_have_written(journal: FileIdentity, database: FileIdentity, directory_fd: int) -> bool:
     """Whether the journal's owner may write the database, by its mode.
 
     SQLite gives a journal the mode of its database and, where root writes, its owner, too (`findCreateFileMode` in
     os_unix.c); else it belongs to the writer. Access control lists are not read.
 
     Args:
-        directory: of both files.
+        directory_fd: descriptor of the directory of both files.
     """
     if journal.uid == 0:
         return True
@@ -32,13 +32,14 @@ def may_have_written(journal: FileIdentity, database: FileIdentity, directory: o
         return True
     if not database.mode & stat.S_IWGRP:
         return False
-    return (journal.gid == database.gid and not _lends_its_group(directory)) or _is_member(journal.uid, database.gid)
+    return (journal.gid == database.gid and not _lends_its_group(directory_fd)) or _is_member(journal.uid, database.gid)
 
 
-def _lends_its_group(directory: os.stat_result) -> bool:
+def _lends_its_group(directory_fd: int) -> bool:
     """Whether anybody's new file in it belongs to its group, and not everybody who makes one could as well replace the
     files of others: there, the group of a journal proves nothing about its owner."""
-    return bool(directory.st_mode & stat.S_ISGID and directory.st_mode & stat.S_ISVTX)
+    mode = os.fstat(directory_fd).st_mode
+    return bool(mode & stat.S_ISGID and mode & stat.S_ISVTX)
 
 
 def _is_member(uid: int, gid: int) -> bool:

@@ -8,13 +8,11 @@ see, while SQLite rolls it back in a second thread, that rollback would go on wi
 from __future__ import annotations
 
 import os
-import threading
 
 __all__ = ["Claims"]
 
-_claimed: set[tuple[int, int]] = set()
-"""(device, inode) of each file that some thread has claimed; guarded by `_lock`."""
-_lock = threading.Lock()
+_claimed: dict[tuple[int, int], Claims] = {}
+"""Whose each claimed file is, by (device, inode). Any thread may change it: `setdefault` and `del` are atomic here."""
 
 
 class Claims:
@@ -28,18 +26,12 @@ class Claims:
     def claim(self, status: os.stat_result) -> bool:
         """Claim a file until :meth:`release`. False where another thread has it."""
         identity = (status.st_dev, status.st_ino)
-        if identity in self._mine:
-            return True
-        with _lock:
-            if identity in _claimed:
-                return False
-            _claimed.add(identity)
+        if _claimed.setdefault(identity, self) is not self:
+            return False
         self._mine.add(identity)
         return True
 
     def release(self) -> None:
         """Let go of them all."""
-        if self._mine:
-            with _lock:
-                _claimed.difference_update(self._mine)
-            self._mine.clear()
+        while self._mine:
+            del _claimed[self._mine.pop()]

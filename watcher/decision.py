@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from watcher.journal import JournalState
 from watcher.look import Look, LookAgainError, Looker, Pair
@@ -50,23 +50,24 @@ def decide(look: Look, verdict: Verdict | None) -> Decision:
         look: at the pair.
         verdict: about its owner; None where nobody was asked, which a hot, malformed or super journal does not allow.
     """
-    if look.state.is_cold or look.blocks_nobody:
+    if look.blocks_nobody:
         return Decision.IGNORE
     if look.state in _OWNER_DECIDES:
         assert verdict is not None
         return _BY_VERDICT[verdict]
+    if look.state.is_cold:
+        return Decision.IGNORE
     return Decision.WAIT if look.state is JournalState.SUPER and verdict is Verdict.ALIVE else Decision.REFUSE
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A journal that was examined.
 
     Attributes:
         path: of the database, absolute, as the file system has it.
         session: the fields of the layout.
         judgement: None where nobody was asked.
-        reason: of the decision, in one printable line.
+        told: the reason, where another one than the look and the judgement give.
     """
 
     look: Look
@@ -74,11 +75,16 @@ class Finding:
     session: Mapping[str, str]
     judgement: Judgement | None
     decision: Decision
-    reason: str
+    told: str | None = None
 
     @property
     def place(self) -> Place:
         return self.look.place
+
+    @property
+    def reason(self) -> str:
+        """Of the decision, in one printable line."""
+        return _reason(self.look, self.judgement) if self.told is None else self.told
 
     def as_json(self) -> dict[str, object]:
         """The entry of `scan` that INTERFACE.md promises, in its order."""
@@ -134,7 +140,7 @@ class Examiner:
         """The finding about a place whose directory cannot be reached safely."""
         look = Look(place, JournalState.UNSAFE, why)
         tree = self._looker.tree
-        return Finding(look, tree.path(place), tree.session(place), None, decide(look, None), why)
+        return Finding(look, tree.path(place), tree.session(place), None, decide(look, None))
 
     def examine(self, pair: Pair, *, looks_again: bool = True) -> Finding:
         """Examine a pair. The locks are asked before the look that counts: asked after it, a writer that commits in
@@ -168,12 +174,10 @@ class Examiner:
         decision = decide(look, None if judgement is None else judgement.verdict)
         if decision is Decision.REFUSE:
             judgement = None  # whatever becomes of its owner
-        reason = _reason(look, judgement)
-        if decision is Decision.RECOVER:
-            obstacle = self._obstacle(look)
-            if obstacle is not None:
-                decision, reason = Decision.REFUSE, obstacle
-        return Finding(look, pair.path, pair.session, judgement, decision, reason)
+        obstacle = self._obstacle(look) if decision is Decision.RECOVER else None
+        if obstacle is not None:
+            decision = Decision.REFUSE
+        return Finding(look, pair.path, pair.session, judgement, decision, obstacle)
 
 
 def _reason(look: Look, judgement: Judgement | None) -> str:

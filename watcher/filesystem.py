@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["FileSystem", "file_system_of"]
 
@@ -41,8 +41,7 @@ _ELSEWHERE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FileSystem:
+class FileSystem(NamedTuple):
     """A file system by its name; `is_local` where its locks are this kernel's and no write arrives from elsewhere."""
 
     name: str
@@ -51,7 +50,8 @@ class FileSystem:
 
 if sys.platform == "linux":
     _fstatfs = ctypes.CDLL(None, use_errno=True).fstatfs
-    _fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    # struct statfs begins with f_type, a long (an unsigned int on s390); 256 bytes hold the struct everywhere.
+    _Statfs = ctypes.c_long * 32
 
     def file_system_of(descriptor: int) -> FileSystem:
         """The file system of an open file or directory.
@@ -59,9 +59,8 @@ if sys.platform == "linux":
         Raises:
             OSError: `fstatfs` fails.
         """
-        # struct statfs begins with f_type, a long (an unsigned int on s390); 256 bytes hold the struct everywhere.
-        buffer = (ctypes.c_long * 32)()
-        if _fstatfs(descriptor, ctypes.byref(buffer)) != 0:
+        buffer = _Statfs()
+        if _fstatfs(descriptor, buffer) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         magic = buffer[0] & 0xFFFFFFFF

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 __all__ = [
     "DATABASE_HEAD_BYTES",
@@ -36,6 +36,8 @@ _HEADER = struct.Struct(">8sIIIII")
 _TRAILER = struct.Struct(">II8s")
 _SMALLEST_HEADER_BYTES = 512
 """`JOURNAL_HDR_SZ` before a header is read (powersafe overwrite): in a shorter journal SQLite finds no header."""
+_SECTOR_SIZES = frozenset(2**power for power in range(5, 17))
+_PAGE_SIZES = frozenset(2**power for power in range(9, 17))
 _DEFAULT_PAGE_BYTES = 4096
 _LONGEST_SUPER_NAME_BYTES = 4096
 """More than any SQLite's `mxPathname`: a longer name is read by none."""
@@ -59,8 +61,7 @@ class JournalState(StrEnum):
         return self in {JournalState.EMPTY, JournalState.ZEROED}
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """The first header of a journal, as its writer left it; every number big-endian in the file.
 
     Attributes:
@@ -121,8 +122,7 @@ class Header:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(NamedTuple):
     """What a journal's bytes say.
 
     Attributes:
@@ -153,12 +153,9 @@ def read_contents(descriptor: int, size_bytes: int) -> Contents:
         OSError: the file system cannot read.
     """
     head = os.pread(descriptor, _HEADER.size, 0)
-    return Contents(
-        size_bytes=size_bytes,
-        first_byte=head[0] if head else None,
-        header=_parse_header(head, size_bytes),
-        super_journal=_read_super_journal(descriptor, size_bytes) if head[:1] not in {b"", b"\0"} else None,
-    )
+    first_byte = head[0] if head else None
+    super_journal = _read_super_journal(descriptor, size_bytes) if first_byte else None
+    return Contents(size_bytes, first_byte, _parse_header(head, size_bytes), super_journal)
 
 
 def _parse_header(head: bytes, size_bytes: int) -> Header | None:
@@ -166,17 +163,11 @@ def _parse_header(head: bytes, size_bytes: int) -> Header | None:
     if len(head) < _HEADER.size or size_bytes < _SMALLEST_HEADER_BYTES:
         return None
     magic, records, nonce, initial_pages, sector_bytes, page_bytes = _HEADER.unpack(head)
-    if magic != MAGIC:
+    if magic != MAGIC or sector_bytes not in _SECTOR_SIZES:
         return None
-    if not _is_power_of_two(sector_bytes, 32, 65536):
-        return None
-    if page_bytes and not _is_power_of_two(page_bytes, 512, 65536):
+    if page_bytes and page_bytes not in _PAGE_SIZES:
         return None
     return Header(records, nonce, initial_pages, sector_bytes, page_bytes)
-
-
-def _is_power_of_two(number: int, least: int, most: int) -> bool:
-    return least <= number <= most and number & (number - 1) == 0
 
 
 def _read_super_journal(descriptor: int, size_bytes: int) -> str | None:
@@ -207,7 +198,7 @@ def _page_bytes(database_head: bytes) -> int:
     if len(database_head) >= 18:
         told = int.from_bytes(database_head[16:18], "big")
         page_bytes = 65536 if told == 1 else told
-        if _is_power_of_two(page_bytes, 512, 65536):
+        if page_bytes in _PAGE_SIZES:
             return page_bytes
     return _DEFAULT_PAGE_BYTES
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from watcher.settings import Settings
 from watcher.tree import Place
@@ -36,14 +36,21 @@ def patience_s(settings: Settings) -> float:
     return _MARGIN_S + asked + settings.recovery.busy_timeout
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(NamedTuple):
     """A place in a worker's hands: which worker's, and since when by `time.monotonic`."""
 
     place: Place
     worker: str
     thread_id: int
     since: float
+
+
+class _Worker(threading.local):
+    """The calling thread, found out once."""
+
+    def __init__(self) -> None:
+        self.name = threading.current_thread().name
+        self.thread_id = threading.get_native_id()
 
 
 class Hands:
@@ -55,16 +62,18 @@ class Hands:
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
+        self._worker = _Worker()
         self._held: dict[int, Held] = {}  # by thread; each thread writes its own entry only
 
     def take(self, place: Place) -> None:
         """The calling worker begins with a place."""
-        thread = threading.get_native_id()
-        self._held[thread] = Held(place, threading.current_thread().name, thread, time.monotonic())
+        worker = self._worker
+        thread_id = worker.thread_id
+        self._held[thread_id] = Held(place, worker.name, thread_id, time.monotonic())
 
     def give(self) -> None:
         """The calling worker is through with what it had."""
-        self._held.pop(threading.get_native_id(), None)
+        self._held.pop(self._worker.thread_id, None)
 
     def held(self) -> list[Held]:
         """All that is in hand, the longest first."""

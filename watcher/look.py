@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from watcher import journal as format_
 from watcher.authorship import may_have_written
@@ -25,8 +25,7 @@ from watcher.tree import Gone, Place, Tree, UnsafeError
 __all__ = ["FileIdentity", "Look", "LookAgainError", "Looker", "Pair"]
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What was there.
 
     Attributes:
@@ -48,7 +47,12 @@ class Look:
     def blocks_nobody(self) -> bool:
         """Beside an empty database a read-only open works, whatever its journal holds: SQLite finds no page to roll
         back into."""
-        return self.state is not JournalState.UNSAFE and self.database is not None and _is_empty(self.database)
+        database = self.database
+        return (
+            database is not None
+            and database.size_bytes <= format_.EMPTY_DATABASE_BYTES
+            and self.state is not JournalState.UNSAFE
+        )
 
     @property
     def size_bytes(self) -> int:
@@ -62,9 +66,8 @@ class Looker:
         self.tree = tree
         self._max_journal_bytes = max_journal_bytes
 
-    @contextmanager
-    def pair(self, place: Place) -> Iterator[Pair]:
-        """The pair of this place, held until the end of the block.
+    def pair(self, place: Place) -> Pair:
+        """The pair of this place, for a `with` statement, at whose end it is let go.
 
         Raises:
             Gone: its directory is not there.
@@ -72,11 +75,7 @@ class Looker:
             RootMissingError: the tree is not there.
             OSError: we have run out of descriptors, or the file system fails.
         """
-        pair = Pair(self.tree, place, self.tree.enter(place.directory), self._max_journal_bytes)
-        try:
-            yield pair
-        finally:
-            pair.close()
+        return Pair(self.tree, place, self.tree.enter(place.directory), self._max_journal_bytes)
 
     def look(self, place: Place) -> Look:
         """A single look, nothing held afterwards; a place that cannot be reached safely is a look, too.
@@ -99,7 +98,7 @@ class Pair:
     def __init__(self, tree: Tree, place: Place, directory_fd: int, max_journal_bytes: int) -> None:
         self.place = place
         self.path = tree.path(place)
-        self.session = tree.session(place)
+        self.session: Mapping[str, str] = tree.session(place)
         self.directory_fd = directory_fd
         self._max_journal_bytes = max_journal_bytes
         self._journal: Pinned | None = None
@@ -107,7 +106,12 @@ class Pair:
         self._claims = Claims()
         self._file_system: FileSystem | None = None
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._release()
         os.close(self.directory_fd)
 
@@ -146,7 +150,7 @@ class Pair:
         detail = _DETAILS.get(state, "")
         if state is JournalState.SUPER:
             detail = f"the journal's trailer names the super-journal {clipped(contents.super_journal or '', 200)}"
-        elif state in {JournalState.HOT, JournalState.MALFORMED} and database is not None and not _is_empty(database):
+        elif state in _BLOCKS and database is not None and database.size_bytes > format_.EMPTY_DATABASE_BYTES:
             refusal = self._refusal(contents, journal, database, head or b"")
             if refusal:
                 state, detail = JournalState.UNSAFE, refusal
@@ -165,7 +169,7 @@ class Pair:
                 f"its journal would grow the database from {database.size_bytes} to {grown} bytes,"
                 " more than both files hold"
             )
-        if not may_have_written(journal, database, os.fstat(self.directory_fd)):
+        if not may_have_written(journal, database, self.directory_fd):
             return (
                 f"its journal belongs to uid {journal.uid}, who may not write the database"
                 f" (uid {database.uid}, mode {stat.S_IMODE(database.mode):04o})"
@@ -203,6 +207,11 @@ class Pair:
         return self._journal
 
     @property
+    def journal_ctime_ns(self) -> int:
+        """When the status of the last look's journal had changed: nanoseconds since the epoch."""
+        return self.pinned_journal.status.st_ctime_ns
+
+    @property
     def database_fd(self) -> int:
         """A descriptor that stands for the database of the last look (O_PATH on Linux); -1 where there is none."""
         return -1 if self._database is None else self._database.fd
@@ -213,7 +222,8 @@ class Pair:
         Raises:
             UnsafeError, LookAgainError: as :meth:`Pinned.reader`.
         """
-        return self.pinned_database.reader()
+        assert self._database is not None
+        return self._database.reader()
 
     def _journal_by_name(self) -> FileIdentity | None:
         try:
@@ -229,10 +239,7 @@ class Pair:
         self._claims.release()
 
 
-def _is_empty(database: FileIdentity) -> bool:
-    return database.size_bytes <= format_.EMPTY_DATABASE_BYTES
-
-
+_BLOCKS = frozenset({JournalState.HOT, JournalState.MALFORMED})
 _DETAILS = {
     JournalState.ORPHAN: "there is no database beside the journal",
     JournalState.FOREIGN: "the file beside the journal is no SQLite 3 database, or an encrypted one",

@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from watcher.met import O_PATH, Gone, UnsafeError, kind_of
 from watcher.names import printable
@@ -24,19 +23,17 @@ class LookAgainError(Exception):
     nothing can be said now, and another look in a moment will tell."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
+class FileIdentity(NamedTuple):
     """Which file it is, and in which version: equal as long as nobody has written it or put another in its place.
 
-    The ctime does not count: SQLite, run by root, gives each journal that it opens its owner anew (`robustFchown` in
-    os_unix.c), so that every poll of a root's host changes it.
+    The ctime does not belong to it: SQLite, run by root, gives each journal that it opens its owner anew
+    (`robustFchown` in os_unix.c), so that every poll of a root's host changes it.
     """
 
     device: int
     inode: int
     size_bytes: int
     mtime_ns: int
-    ctime_ns: int = field(compare=False)
     mode: int
     uid: int
     gid: int
@@ -48,7 +45,6 @@ class FileIdentity:
             status.st_ino,
             status.st_size,
             status.st_mtime_ns,
-            status.st_ctime_ns,
             status.st_mode,
             status.st_uid,
             status.st_gid,
@@ -105,12 +101,11 @@ class Pinned:
     def renew(self) -> bool:
         """Bring `status` up to date where the name still stands for this file, and no other name does. False where it
         is to be pinned anew, whatever has become of it."""
-        with suppress(OSError):  # gone, or its directory was shut: to pin it anew tells
-            now = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
-            if (now.st_dev, now.st_ino, now.st_nlink) == (self.status.st_dev, self.status.st_ino, 1):
-                self.status = now
-                return True
-        return False
+        now = self._by_name()
+        if now is None:  # to pin it anew tells why
+            return False
+        self.status = now
+        return True
 
     def close(self) -> None:
         """No SQLite connection of this process may be on the file: its locks would be lost (fcntl(2))."""
@@ -120,10 +115,17 @@ class Pinned:
 
     def is_named(self) -> bool:
         """Whether the name still stands for this file, and no other name does."""
-        with suppress(OSError):  # gone, or its directory was shut: it is not to be had by its name
+        return self._by_name() is not None
+
+    def _by_name(self) -> os.stat_result | None:
+        """This file's status of now, where it is to be had by its name, and has no other."""
+        try:
             now = os.stat(self._name, dir_fd=self._directory_fd, follow_symlinks=False)
-            return (now.st_dev, now.st_ino, now.st_nlink) == (self.status.st_dev, self.status.st_ino, 1)
-        return False
+        except OSError:  # gone, or its directory was shut
+            return None
+        before = self.status
+        is_it = now.st_ino == before.st_ino and now.st_dev == before.st_dev and now.st_nlink == 1
+        return now if is_it else None
 
     def open(self, flags: int) -> int:
         """Open the file; never waits, neither for the far end of a FIFO nor for a lease to be given up (fcntl(2)).

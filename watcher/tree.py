@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,12 +72,15 @@ class Place(NamedTuple):
 
 
 class Tree:
-    """The tree of one installation. It keeps no state: each question is answered by the file system of that moment."""
+    """The tree of one installation. It keeps no state: each question is answered by the file system of that moment.
+    (What names mean by the settings does not change, and is remembered for some.)"""
 
     def __init__(self, settings: TreeSettings) -> None:
         self.root = Path(settings.root)
         self.layout: Layout | None = Layout.parse(settings.layout) if settings.layout is not None else None
         self._root = os.fspath(self.root)
+        self._below_root = os.path.join(self._root, "")
+        self._session_in = lru_cache(maxsize=_MOST_REMEMBERED)(self._match)
         self._patterns = () if "*" in settings.databases else settings.databases
         self._excluded = frozenset(settings.exclude)
 
@@ -114,12 +118,21 @@ class Tree:
         """
         if not file_name.endswith(SUFFIX) or len(file_name) == len(SUFFIX):
             return None
-        place = Place(directory, file_name.removesuffix(SUFFIX))
-        return place if self.admits_database(place.name) and self.holds_databases(place.parts) else None
+        name = file_name.removesuffix(SUFFIX)
+        if not self.admits_database(name) or self._session_in(directory) is None:
+            return None
+        place = Place(directory, name)
+        return place if not self._excluded or self._excluded.isdisjoint(place.parts) else None
 
-    def session(self, place: Place) -> dict[str, str]:
+    def session(self, place: Place) -> Mapping[str, str]:
         """The fields of the layout with their values for this place; empty without a layout."""
-        return {} if self.layout is None else self.layout.match(place.parts) or {}
+        return self._session_in(place.directory) or _NO_FIELDS
+
+    def _match(self, directory: str) -> Mapping[str, str] | None:
+        """The fields of the layout with their values for databases in this directory; None where it does not fit."""
+        if self.layout is None:
+            return _NO_FIELDS
+        return self.layout.match(directory.split("/") if directory else [])
 
     def session_of(self, place: Place) -> str:
         """The directory whose writer this place is: the session's; without a layout the one right below the root, since
@@ -128,7 +141,7 @@ class Tree:
 
     def path(self, place: Place) -> str:
         """The database's absolute path, for messages and patterns; nothing is opened by it."""
-        return os.path.join(self._root, place.relative)
+        return self._below_root + place.relative
 
     def locate(self, path: str) -> Place:
         """The place that a person means: the path of a database or of its journal, absolute, relative to the working
@@ -302,6 +315,10 @@ class Tree:
                 except PermissionError:
                     shut(path)
 
+
+_NO_FIELDS: Mapping[str, str] = {}
+_MOST_REMEMBERED = 1024
+"""Directories; the name of each has at most PATH_MAX bytes."""
 
 MAX_DEPTH = 64
 """Directories below the root that a walk without a layout descends: deeper ones are nobody's sessions."""

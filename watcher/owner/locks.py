@@ -25,12 +25,30 @@ from watcher.names import printable
 from watcher.owner.testimony import Answer, Evidence
 from watcher.settings import LocksMode
 
-__all__ = ["LocksProbe", "holder_of", "is_alone", "lock_directory_of", "reader_of", "writer_of"]
+__all__ = ["LocksProbe", "holder_of", "is_alone", "lock_directory_of", "question", "reader_of", "writer_of"]
 
 PENDING_BYTE = 0x40000000
-_WRITER_BYTES = (PENDING_BYTE, 2)  # PENDING and RESERVED
-_SHARED_RANGE = (PENDING_BYTE + 2, 510)
-_NEEDED_BYTES = (PENDING_BYTE + 1, 511)  # for a rollback: RESERVED and the SHARED range
+
+if sys.platform == "darwin":  # struct flock: l_start, l_len, l_pid, l_type, l_whence
+    _FLOCK = struct.Struct("qqihh")
+    _TYPE, _PID = 3, 2
+
+    def question(kind: int, start: int, length: int) -> bytes:
+        """What to ask :func:`holder_of`: for a lock that conflicts with one of `kind` (of fcntl) on these bytes."""
+        return _FLOCK.pack(start, length, 0, kind, os.SEEK_SET)
+
+else:  # Linux with 64-bit offsets: l_type, l_whence, l_start, l_len, l_pid
+    _FLOCK = struct.Struct("hhqqi4x")
+    _TYPE, _PID = 0, 4
+
+    def question(kind: int, start: int, length: int) -> bytes:
+        """What to ask :func:`holder_of`: for a lock that conflicts with one of `kind` (of fcntl) on these bytes."""
+        return _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+
+
+_IS_THERE_A_WRITER = question(fcntl.F_RDLCK, PENDING_BYTE, 2)  # PENDING and RESERVED
+_IS_THERE_A_READER = question(fcntl.F_WRLCK, PENDING_BYTE + 1, 511)  # a rollback needs RESERVED and the SHARED range
+_IS_THERE_ONE_ALONE = question(fcntl.F_RDLCK, PENDING_BYTE + 2, 510)  # the SHARED range
 
 
 def writer_of(descriptor: int) -> int | None:
@@ -49,20 +67,20 @@ def writer_of(descriptor: int) -> int | None:
     Raises:
         OSError: the file system knows no such locks.
     """
-    return holder_of(descriptor, fcntl.F_RDLCK, *_WRITER_BYTES)
+    return holder_of(descriptor, _IS_THERE_A_WRITER)
 
 
 def reader_of(descriptor: int) -> int | None:
     """The pid of a process with any lock on RESERVED or in the SHARED range, as :func:`writer_of` gives it: no
     testimony about the owner, but while it is held no rollback can begin. A read lock on RESERVED, which SQLite never
     takes itself, makes a hot journal a live writer's to it (`unixCheckReservedLock` asks with a write lock)."""
-    return holder_of(descriptor, fcntl.F_WRLCK, *_NEEDED_BYTES)
+    return holder_of(descriptor, _IS_THERE_A_READER)
 
 
 def is_alone(descriptor: int) -> bool:
     """Whether somebody has the database to himself: a lock on it that lets nobody read, and is no writer's by
     :func:`writer_of`."""
-    return holder_of(descriptor, fcntl.F_RDLCK, *_SHARED_RANGE) is not None
+    return holder_of(descriptor, _IS_THERE_ONE_ALONE) is not None
 
 
 def lock_directory_of(name: str, at: int) -> str | None:
@@ -81,34 +99,18 @@ def lock_directory_of(name: str, at: int) -> str | None:
         return None
 
 
-def holder_of(descriptor: int, kind: int, start: int, length: int) -> int | None:
-    """F_GETLK: who holds a lock that conflicts with one of `kind` on these bytes.
+def holder_of(descriptor: int, asked: bytes) -> int | None:
+    """F_GETLK: who holds such a lock as is asked for.
+
+    Args:
+        asked: a :func:`question`.
 
     Raises:
         OSError: as fcntl(2).
     """
-    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(*_flock(kind, start, length)))
-    found, pid = _kind_and_pid(_FLOCK.unpack(answer))
-    return None if found == fcntl.F_UNLCK else pid
-
-
-if sys.platform == "darwin":  # struct flock: l_start, l_len, l_pid, l_type, l_whence
-    _FLOCK = struct.Struct("qqihh")
-
-    def _flock(kind: int, start: int, length: int) -> tuple[int, ...]:
-        return (start, length, 0, kind, os.SEEK_SET)
-
-    def _kind_and_pid(flock: tuple[int, ...]) -> tuple[int, int]:
-        return flock[3], flock[2]
-
-else:  # Linux with 64-bit offsets: l_type, l_whence, l_start, l_len, l_pid
-    _FLOCK = struct.Struct("hhqqi4x")
-
-    def _flock(kind: int, start: int, length: int) -> tuple[int, ...]:
-        return (kind, os.SEEK_SET, start, length, 0)
-
-    def _kind_and_pid(flock: tuple[int, ...]) -> tuple[int, int]:
-        return flock[0], flock[4]
+    answer = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    pid: int = answer[_PID]
+    return None if answer[_TYPE] == fcntl.F_UNLCK else pid
 
 
 class LocksProbe:

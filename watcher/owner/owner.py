@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from watcher.look import Look, LookAgainError, Pair
@@ -49,6 +47,8 @@ class Owner:
         self._container = container
         self._command = None if owner.command is None else CommandProbe(owner.command, settings.file.parent)
         self._heartbeat = None if owner.heartbeat is None else HeartbeatProbe(owner.heartbeat)
+        others = (self._pid_file, self._container, self._command, self._heartbeat)
+        self._has_others = any(probe is not None for probe in others)
 
     def close(self) -> None:
         """End what a probe has running; questions that come later are answered with UNKNOWN."""
@@ -68,49 +68,51 @@ class Owner:
         Raises:
             OSError: the file system fails, or we have run out of descriptors.
         """
-        assert look.journal is not None
-        subject = Subject(
-            path=pair.path,
-            name=pair.place.name,
-            session=pair.session,
-            directory_fd=pair.directory_fd,
-            database_fd=pair.database_fd,
-            journal_ctime_ns=look.journal.ctime_ns,
-            journal_mtime_ns=look.journal.mtime_ns,
-            fresh=fresh,
-        )
-        return judge(tuple(self._testimony(subject, pair, look)))
+        boot = self._boot.testify(pair.journal_ctime_ns, pair.file_system())
+        if self._has_others:
+            return judge((boot, *self._testimony(_subject(pair, look, fresh=fresh), pair, boot)))
+        return judge((boot,) if self._locks is None else (boot, self._ask_locks(self._locks, pair, None)))
 
-    def _testimony(self, subject: Subject, pair: Pair, look: Look) -> Iterator[Evidence]:
-        boot = self._boot.testify(subject, pair.file_system())
-        yield boot
-        alive = False
+    def _testimony(self, subject: Subject, pair: Pair, boot: Evidence) -> list[Evidence]:
+        """What all probes but `boot` say."""
+        told = []
         if self._locks is not None:
             foreign = None if self._container is None else self._container.foreign_kernel(subject)
-            evidence = self._ask_locks(self._locks, pair, look, foreign)
-            alive = evidence.answer is Answer.ALIVE
-            yield evidence
+            told.append(self._ask_locks(self._locks, pair, foreign))
         if self._pid_file is not None:
             evidence = self._pid_file.ask(subject)
             if self._container is not None and evidence.answer is Answer.EXITED:
                 # A pid of a container's own name space is somebody else's here, or nobody's.
-                evidence = replace(evidence, answer=Answer.SILENT)
-            alive = alive or evidence.answer is Answer.ALIVE
-            yield evidence
-        if alive and not self._thorough:
-            return
+                evidence = evidence._replace(answer=Answer.SILENT)
+            told.append(evidence)
+        if not self._thorough and any(each.answer is Answer.ALIVE for each in told):
+            return told
         if self._container is not None:
-            yield self._container.ask(subject, boot_exited=boot.answer is Answer.EXITED)
+            told.append(self._container.ask(subject, boot_exited=boot.answer is Answer.EXITED))
         if self._command is not None:
-            yield self._command.ask(subject)
+            told.append(self._command.ask(subject))
         if self._heartbeat is not None:
-            yield self._heartbeat.ask(subject)
+            told.append(self._heartbeat.ask(subject))
+        return told
 
     @staticmethod
-    def _ask_locks(probe: LocksProbe, pair: Pair, look: Look, foreign_kernel: str | None) -> Evidence:
-        assert look.database is not None
+    def _ask_locks(probe: LocksProbe, pair: Pair, foreign_kernel: str | None) -> Evidence:
         try:
             lock_directory = lock_directory_of(pair.place.name, pair.directory_fd)
             return probe.testify(pair.database_reader(), pair.file_system(), foreign_kernel, lock_directory)
         except (UnsafeError, LookAgainError) as error:
             return Evidence(probe.name, Answer.UNKNOWN, str(error))
+
+
+def _subject(pair: Pair, look: Look, *, fresh: bool) -> Subject:
+    assert look.journal is not None
+    return Subject(
+        path=pair.path,
+        name=pair.place.name,
+        session=pair.session,
+        directory_fd=pair.directory_fd,
+        database_fd=pair.database_fd,
+        journal_ctime_ns=pair.journal_ctime_ns,
+        journal_mtime_ns=look.journal.mtime_ns,
+        fresh=fresh,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 __all__ = ["Answer", "Evidence", "Judgement", "Probe", "Subject", "Verdict", "judge"]
 
@@ -31,8 +31,7 @@ class Answer(StrEnum):
     SILENT = "silent"
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """One probe's testimony.
 
     Attributes:
@@ -48,8 +47,7 @@ class Evidence:
     pid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """The verdict with the evidence it rests on."""
 
     verdict: Verdict
@@ -118,8 +116,10 @@ def judge(evidence: tuple[Evidence, ...]) -> Judgement:
     A heartbeat is heard only where no container, pid file or command says EXITED: an agent that was just killed
     touched it a moment ago.
     """
-    outranked = any(each.answer is Answer.EXITED and each.probe in _STRONGER_THAN_HEARTBEAT for each in evidence)
-    heard = {each.answer for each in evidence if not (outranked and each.probe == "heartbeat")}
+    heard = set()
+    for each in evidence:
+        if each.probe != "heartbeat" or not _outranks_heartbeat(evidence):
+            heard.add(each.answer)
     if Answer.ALIVE in heard:
         verdict = Verdict.ALIVE
     elif Answer.UNKNOWN in heard:
@@ -129,3 +129,7 @@ def judge(evidence: tuple[Evidence, ...]) -> Judgement:
     else:
         verdict = Verdict.UNKNOWN
     return Judgement(verdict, evidence)
+
+
+def _outranks_heartbeat(evidence: tuple[Evidence, ...]) -> bool:
+    return any(each.answer is Answer.EXITED and each.probe in _STRONGER_THAN_HEARTBEAT for each in evidence)
