@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.hints.inotify_events import RIPE, Closed, DirectoryEvent, In, sift
+from watcher.hints.inotify_events import RIPE, Closed, DirectoryEvent, In, close_of, is_lone_journal, sift
 
 JOURNAL = b"outbound.db-journal"
 
@@ -99,6 +99,28 @@ def test_a_journal_closed_again_is_no_longer_ripe() -> None:
     sift(event(3, In.CLOSE_WRITE, JOURNAL) + event(3, In.CLOSE_WRITE, b"outbound.db"), closed, 1)
     sift(event(3, In.CLOSE_WRITE, JOURNAL), closed, 2)
     assert list(closed.values()) == [2]
+
+
+def test_a_journal_behind_which_nothing_has_come_for_long_is_ripe() -> None:
+    closed: Closed = {}
+    sift(event(3, In.CLOSE_WRITE, JOURNAL), closed, RIPE)
+    assert list(closed.values()) == [RIPE]
+
+
+def test_only_a_single_event_about_a_journal_is_a_lone_one() -> None:
+    close = event(3, In.CLOSE_WRITE, JOURNAL)
+    assert is_lone_journal(close)
+    assert not is_lone_journal(close * 2)
+    assert not is_lone_journal(close + event(3, In.CLOSE_WRITE, b"outbound.db"))
+    assert not is_lone_journal(event(3, In.CLOSE_WRITE, b"outbound.db"))
+
+
+def test_the_close_of_a_journal_is_the_event_that_the_kernel_writes() -> None:
+    for name in (JOURNAL, b"longer-than-that.db-journal", b"\xff" * 247 + b"-journal"):
+        closed: Closed = {}
+        close = event(3, In.CLOSE_WRITE, name)
+        sift(close, closed, 1)
+        assert [close_of(journal) for journal in closed] == [close]
 
 
 def test_what_happens_to_directories_is_handed_on_in_order() -> None:

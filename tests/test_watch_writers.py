@@ -79,6 +79,14 @@ def test_a_delete_that_comes_a_moment_after_the_close_is_in_time(root: Path) -> 
         assert len(tree.hints_until_now("g/s")) < 150  # all of them, were no close held back
 
 
+def test_each_close_of_a_journal_that_stays_is_hinted(root: Path) -> None:
+    with watching(root, LAYOUT) as tree:
+        for _ in range(5):  # the later ones look as the recovery of the first would
+            tree.close_journal("g/s/outbound.db")
+            tree.wait_for_hint("g/s/outbound.db")
+            tree.witness.hints.clear()
+
+
 def test_a_killed_writer_is_hinted(root: Path) -> None:
     database = root / "g" / "s" / "outbound.db"
     make_database(database)

@@ -20,11 +20,14 @@ from watcher.hints.inotify_directories import Directories
 from watcher.hints.inotify_events import (
     GULP_BYTES,
     LARGEST_EVENT_BYTES,
+    RIPE,
     Closed,
     DirectoryEvent,
     In,
     Inotify,
-    is_one,
+    Journal,
+    close_of,
+    is_lone_journal,
     sift,
 )
 from watcher.hints.trouble import Sink, Trouble
@@ -36,6 +39,11 @@ _LINGER_S = 0.0002
 """How long a close waits for its delete when it is quiet: about ten times what lies between the two."""
 _ALONE_MS = 1
 """How long one that was read alone waits for whatever comes next: the least that poll(2) can."""
+_OURS_S = 0.001
+"""The same, where it is most likely our own recovery's: the delete and the close of the database follow within a third
+of it, and to be woken up for each of them would keep the recovery waiting for the interpreter's lock."""
+_MOST_OURS = 1024
+"""Journals that were hinted and not closed since."""
 _GATHER_S = 0.004
 """How long events are let gather under load. A timer costs as much CPU as to be woken up, so it pays only where it
 brings several commits together."""
@@ -78,6 +86,7 @@ class InotifyEmitter(HintEmitter):
         self._storms = False
         self._is_full = False
         self._spent: set[bytes] = set()
+        self._ours: set[bytes] = set()  # events: the closes by which the recovery of what was hinted will show itself
         self._yields_from = 0.0
         self._overflowed = False
         self._verify_at = 0.0
@@ -130,7 +139,7 @@ class InotifyEmitter(HintEmitter):
         while True:
             poll(timeout_ms)
             if yields:  # our waking up may have interrupted the writer between its close and its delete
-                if wakes % _TIMED:
+                if (wakes + 1) % _TIMED:
                     give_way()
                 else:
                     yields = self._give_way()
@@ -138,19 +147,22 @@ class InotifyEmitter(HintEmitter):
                 gulp = read(descriptor, GULP_BYTES)
             except BlockingIOError:  # it was `stop`, or the timer
                 return []
-            if gulp not in spent and is_one(gulp):
-                # A close without its delete, or without the close of its database, which makes it a death: to wait
-                # here for whichever comes is cheaper than a turn for the two.
-                poll(_ALONE_MS)
-                gulp += self._inotify.read()
+            number = turn
+            if gulp not in spent and is_lone_journal(gulp):
+                number, gulp = self._with_what_follows(gulp)
             if gulp not in spent:
-                about_directories = sift(gulp, closed, turn)
+                about_directories = sift(gulp, closed, number)
                 self._gathers = len(gulp) >= _BUSY_BYTES
-                if closed or about_directories or self._gathers:
+                if about_directories or self._gathers:
                     return about_directories
-                if len(spent) >= _MOST_SPENT:
-                    spent.clear()
-                spent.add(gulp)
+                if closed:
+                    self._pass_on()
+                    if closed:
+                        return []
+                else:
+                    if len(spent) >= _MOST_SPENT:
+                        spent.clear()
+                    spent.add(gulp)
             wakes += 1
             if wakes == _BUSY_WAKES:
                 now = time.monotonic()
@@ -158,6 +170,20 @@ class InotifyEmitter(HintEmitter):
                     self._gathers = True
                     return []
                 wakes, since, yields = 0, now, now >= self._yields_from
+
+    def _with_what_follows(self, close: bytes) -> tuple[int, bytes]:
+        """A close without its delete, or without the close of its database, which makes it a death: to wait here for
+        whichever comes is cheaper than a turn for the two.
+
+        Returns:
+            The number for `sift`, and the close with what has come behind it.
+        """
+        if close in self._ours:
+            self._ours.discard(close)
+            time.sleep(_OURS_S)
+        elif not self._poll.poll(_ALONE_MS):
+            return RIPE, close
+        return self._turn, close + self._inotify.read()
 
     def _give_way(self) -> bool:
         """Yield the processor, and say whether to do so again."""
@@ -198,9 +224,16 @@ class InotifyEmitter(HintEmitter):
         survivors = [key for key, turn in self._closed.items() if turn < self._turn]
         for key in survivors:
             del self._closed[key]
-            place = self._watches.place(*key)
+            place = self._watches.place(key)
             if place is not None:
                 self._sink.hint(place)
+                self._expect(key)
+
+    def _expect(self, journal: Journal) -> None:
+        """The next close of a journal that was hinted is its recovery's, as like as not."""
+        if len(self._ours) >= _MOST_OURS:
+            self._ours.clear()
+        self._ours.add(close_of(journal))
 
     def _release(self) -> None:
         self._watches.close()

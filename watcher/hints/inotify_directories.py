@@ -15,7 +15,7 @@ from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
 
-from watcher.hints.inotify_events import DirectoryEvent, In, Inotify
+from watcher.hints.inotify_events import DirectoryEvent, In, Inotify, Journal
 from watcher.hints.inotify_map import Directory, Listing, WatchMap
 from watcher.hints.inotify_missing import Missing, trouble_of
 from watcher.hints.trouble import Sink, Trouble
@@ -33,6 +33,8 @@ _WORKS_FOR_S = 0.02
 _STEPS_IN_A_TURN = 16
 _MOST_PAUSED = 8
 """Each holds two descriptors."""
+_MOST_NAMES = 256
+"""Of journals, whose databases are remembered: there are few, however many sessions."""
 
 Steps = Generator[None, None, None]
 
@@ -50,6 +52,7 @@ class Directories:
         self._inotify = inotify
         self._sink = sink
         self._map = WatchMap(tree, inotify)
+        self._databases: dict[bytes, str] = {}  # by the padded name of the journal; empty where it is none of ours
         self._missing = Missing()
         # Shallow ones first: who floods a session with directories does not keep other sessions waiting.
         self._due: list[tuple[int, int, Directory]] = []
@@ -79,12 +82,16 @@ class Directories:
         """When `retry` is due, by the monotonic clock; None where nothing is missing."""
         return self._missing.retry_at
 
-    def place(self, wd: int, padded_name: bytes) -> Place | None:
+    def place(self, journal: Journal) -> Place | None:
         """The place whose journal an event names, where its directory is now; None where it is none of ours."""
+        wd, padded_name = journal
         directory = self._map.get(wd)
         if directory is None or not directory.holds:
             return None
-        return self._place_in(directory, os.fsdecode(padded_name.rstrip(b"\0")))
+        database = self._databases.get(padded_name)
+        if database is None:
+            database = self._database_of(padded_name)
+        return Place(directory.path, database) if database else None
 
     def note(self, event: DirectoryEvent) -> None:
         """What an event means for the directories.
@@ -366,10 +373,18 @@ class Directories:
             self._miss(directory.parent or directory, trouble_of(error))
 
     def _hint_file(self, directory: Directory, file_name: str) -> None:
-        place = self._place_in(directory, file_name) if directory.holds and file_name.endswith(SUFFIX) else None
-        if place is not None:
-            self._sink.hint(place)
+        database = self._admitted(file_name) if directory.holds and file_name.endswith(SUFFIX) else ""
+        if database:
+            self._sink.hint(Place(directory.path, database))
 
-    def _place_in(self, directory: Directory, file_name: str) -> Place | None:
-        database = file_name.removesuffix(SUFFIX)
-        return Place(directory.path, database) if database and self._tree.admits_database(database) else None
+    def _database_of(self, padded_name: bytes) -> str:
+        if len(self._databases) >= _MOST_NAMES:
+            self._databases.clear()
+        database = self._admitted(os.fsdecode(padded_name.rstrip(b"\0")))
+        self._databases[padded_name] = database
+        return database
+
+    def _admitted(self, journal: str) -> str:
+        """The name of the database of a journal; empty where it is none of ours."""
+        database = journal.removesuffix(SUFFIX)
+        return database if database and self._tree.admits_database(database) else ""

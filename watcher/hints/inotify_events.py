@@ -9,11 +9,25 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 from enum import IntFlag
+from functools import lru_cache
 from struct import Struct, iter_unpack
 from typing import NamedTuple
 
-__all__ = ["GULP_BYTES", "LARGEST_EVENT_BYTES", "RIPE", "Closed", "DirectoryEvent", "In", "Inotify", "is_one", "sift"]
+__all__ = [
+    "GULP_BYTES",
+    "LARGEST_EVENT_BYTES",
+    "RIPE",
+    "Closed",
+    "DirectoryEvent",
+    "In",
+    "Inotify",
+    "Journal",
+    "close_of",
+    "is_lone_journal",
+    "sift",
+]
 
 GULP_BYTES = 64 * 1024
 """One read: up to a thousand events. A buffer from 128 KiB on is one that malloc(3) maps and unmaps each time."""
@@ -48,23 +62,29 @@ class DirectoryEvent(NamedTuple):
     name: bytes
 
 
-Closed = dict[tuple[int, bytes], int]
-"""Journals that were closed or moved into place and not deleted since: the watch and the name, padded with NULs as the
-kernel hands it over, with the number of the gulp that told it first, or `RIPE`."""
+Journal = tuple[int, bytes]
+"""A journal as the kernel names it: the watch, and the name padded with NULs."""
+
+Closed = dict[Journal, int]
+"""Journals that were closed or moved into place and not deleted since, with the number of the gulp that told it first,
+or `RIPE`."""
 
 RIPE = -1
-"""In the place of that number: its delete is not waited for, since its database was closed, too."""
+"""In the place of that number: its delete is not waited for. Its database was closed, too, or nothing came for long."""
 
 _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
 _LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
 _EVENTS_IN_A_BLOCK = 4
+_FEW_BYTES = 256
+"""Up to so many, some five events, it is cheaper to walk through a gulp."""
 _SUFFIX = b"-journal"
 _ENDS_AS_JOURNAL = _SUFFIX + b"\0"
 _PADDED_TO = _HEADER_BYTES
 """The kernel pads a name to a multiple of the event's own size (`round_event_name_len` in inotify_user.c)."""
 
 # Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
+_CLOSED = int(In.CLOSE_WRITE)
 _CLOSED_OR_MOVED_IN = int(In.CLOSE_WRITE | In.MOVED_TO)
 _GONE = int(In.DELETE | In.MOVED_FROM)
 _BEYOND_FILES = int(In.DELETE_SELF)
@@ -80,13 +100,10 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
     Args:
         gulp: whole events, as read(2) gives them.
         closed: brought up to date in place.
-        turn: the number of this gulp.
+        turn: the number of this gulp; `RIPE` where nothing has followed it for long.
     """
-    if not gulp:
-        return []
-    last = _last_of_each(gulp)
     about_directories: list[DirectoryEvent] = []
-    for event in sorted(last, key=last.__getitem__):
+    for event in _last_of_each(gulp):
         wd, mask, _, _ = _HEADER.unpack_from(event)
         if mask >= _BEYOND_FILES:
             about_directories.append(DirectoryEvent(wd, mask, event[_HEADER_BYTES:].rstrip(b"\0")))
@@ -103,38 +120,53 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
     return about_directories
 
 
-def is_one(gulp: bytes) -> bool:
-    """Whether a gulp is a single event."""
-    return len(gulp) == _size_at(gulp, 0)
+def is_lone_journal(gulp: bytes) -> bool:
+    """Whether a gulp is a single event, about a journal."""
+    return len(gulp) == _size_at(gulp, 0) and _ENDS_AS_JOURNAL in gulp
+
+
+def close_of(journal: Journal) -> bytes:
+    """The event of its close, as the kernel hands it over."""
+    wd, padded_name = journal
+    return _HEADER.pack(wd, _CLOSED, 0, len(padded_name)) + padded_name
 
 
 def _ripen(closed: Closed, wd: int, database: bytes) -> None:
     """A database was closed behind its journal, which was not deleted in between: no live writer does that in DELETE
     mode, and each one that dies does (the kernel lets go of its files in the opposite order of their opening)."""
-    name = database.rstrip(b"\0") + _SUFFIX
-    key = (wd, name.ljust((len(name) // _PADDED_TO + 1) * _PADDED_TO, b"\0"))
+    key = (wd, _journal_of(database))
     if key in closed:
         closed[key] = RIPE
 
 
-def _last_of_each(gulp: bytes) -> dict[bytes, int]:
-    """The events that differ, each with a number that grows with the place where it stood last."""
-    size = _size_at(gulp, 0)
-    number, rest = divmod(len(gulp), size)
-    low, high = gulp[_LENGTH_LOW::size], gulp[_LENGTH_HIGH::size]
-    if not rest and low == low[:1] * number and high == high[:1] * number:
-        # All are as long as the first (so, one after the other, these bytes were their lengths): the work is done in C.
-        return _last_of_equal_size(gulp, size)
-    last: dict[bytes, int] = {}
-    offset, end = 0, len(gulp)
-    while offset < end:
-        start = offset
-        offset += _size_at(gulp, start)
-        last[gulp[start:offset]] = start
+@lru_cache(maxsize=256)
+def _journal_of(database: bytes) -> bytes:
+    """A journal's name from its database's, both padded."""
+    name = database.rstrip(b"\0") + _SUFFIX
+    return name.ljust((len(name) // _PADDED_TO + 1) * _PADDED_TO, b"\0")
+
+
+def _last_of_each(gulp: bytes) -> Iterable[bytes]:
+    """The events that differ, in the order in which each of them came last."""
+    if len(gulp) > _FEW_BYTES:
+        size = _size_at(gulp, 0)
+        number, rest = divmod(len(gulp), size)
+        low, high = gulp[_LENGTH_LOW::size], gulp[_LENGTH_HIGH::size]
+        if not rest and low == low[:1] * number and high == high[:1] * number:
+            # All are as long as the first (so, one after the other, these bytes were their lengths): it is done in C.
+            return _last_of_equal_size(gulp, size)
+    last: dict[bytes, None] = {}
+    start, end = 0, len(gulp)
+    while start < end:
+        behind = start + _HEADER_BYTES + (gulp[start + _LENGTH_LOW] | gulp[start + _LENGTH_HIGH] << 8)
+        event = gulp[start:behind]
+        last.pop(event, None)
+        last[event] = None
+        start = behind
     return last
 
 
-def _last_of_equal_size(gulp: bytes, size: int) -> dict[bytes, int]:
+def _last_of_equal_size(gulp: bytes, size: int) -> Iterable[bytes]:
     """The same by two steps, where the events are of one size: few blocks of some events differ, and few events in
     those. An event stood last in a block that stood last itself, so the blocks may be taken in that order."""
     block = size * _EVENTS_IN_A_BLOCK
@@ -142,7 +174,8 @@ def _last_of_equal_size(gulp: bytes, size: int) -> dict[bytes, int]:
     whole = memoryview(gulp)[: number * block]
     blocks = dict(zip(iter_unpack(f"{block}s", whole), range(number), strict=True))
     events = b"".join([*(each for (each,) in sorted(blocks, key=blocks.__getitem__)), gulp[number * block :]])
-    return {event: place for place, (event,) in enumerate(iter_unpack(f"{size}s", events))}
+    last = {event: place for place, (event,) in enumerate(iter_unpack(f"{size}s", events))}
+    return sorted(last, key=last.__getitem__)
 
 
 def _size_at(gulp: bytes, start: int) -> int:

@@ -61,12 +61,11 @@ class Directory:
     @property
     def path(self) -> str:
         """Where it is now, below the root."""
-        parts: list[str] = []
-        here = self
-        while here.parent is not None:
-            parts.append(here.name)
+        path, here = self.name, self.parent
+        while here is not None and here.parent is not None:
+            path = f"{here.name}/{path}"
             here = here.parent
-        return "/".join(reversed(parts))
+        return path
 
     @property
     def is_watched(self) -> bool:
