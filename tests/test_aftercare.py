@@ -13,7 +13,10 @@ from tests.hostile import Host
 from tests.running import wait_until
 from watcher import aftercare
 from watcher.aftercare import Aftercare
+from watcher.records.record import Outcome, Record
 from watcher.reports import Reports
+from watcher.snapshots import Snapshots
+from watcher.tree import Place
 
 
 @contextmanager
@@ -73,6 +76,19 @@ def test_what_comes_one_by_one_is_done_in_one_go(host: Host) -> None:
             apart.wait(0.005)
         wait_until(lambda: len(done) == 21)
     assert min(done[1:]) - began >= aftercare._APART_S
+
+
+def test_snapshots_that_wait_go_to_the_disk_together(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet, told = threading.Event(), list[tuple[str, str]]()
+    monkeypatch.setattr(Snapshots, "begin_to_sync", lambda path: told.append(("begun", path)))
+    monkeypatch.setattr(host.rooms.recovery, "sync_snapshot", lambda path: told.append(("synced", path)))
+    with at_work(host, lambda: not quiet.is_set()) as care:
+        for number in range(3):
+            made = Record(database="/tree/a.db", outcome=Outcome.RECOVERED, snapshot=f"/snapshots/{number}")
+            care.add(Place("", "a.db"), made)
+        quiet.set()
+        wait_until(lambda: len(told) == 6)
+    assert told == [(what, f"/snapshots/{number}") for what in ("begun", "synced") for number in range(3)]
 
 
 def test_it_ends_at_once_whatever_it_gives_way_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

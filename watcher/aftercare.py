@@ -10,11 +10,13 @@ from collections.abc import Callable
 from loguru import logger
 
 from watcher.look import Looker
+from watcher.names import printable
 from watcher.records import log
 from watcher.records.events import Event
 from watcher.records.record import Record
 from watcher.recovery import Recovery
 from watcher.reports import Reports
+from watcher.snapshots import Snapshots
 from watcher.tree import Gone, Place, UnsafeError
 from watcher.verification import Health
 
@@ -38,6 +40,8 @@ class Aftercare:
         self._recovery = recovery
         self._reports = reports
         self._busy = busy
+        self._guard = threading.Lock()
+        self._unsynced: list[tuple[str, str]] = []  # snapshot and its database; under _guard
         self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aftercare", daemon=True)
@@ -53,10 +57,13 @@ class Aftercare:
 
     def add(self, place: Place, record: Record) -> None:
         """A database was recovered, or came out corrupt. Never waits: of a storm the last are left out, and said."""
-        if self._waiting.qsize() < _MOST_WAITING:
-            self.add_task(lambda: self._care(place, record))
-        else:
+        if max(self._waiting.qsize(), len(self._unsynced)) >= _MOST_WAITING:
             self._reports.unverified(place, record, "too many recoveries at once")
+            return
+        if record.snapshot is not None:
+            self._sync_soon(record.snapshot, record.database)
+        if self._recovery.verifies_thoroughly:
+            self.add_task(lambda: self._verify(place, record))
 
     def add_task(self, task: Callable[[], None]) -> None:
         """Something else that has time. Never waits."""
@@ -83,15 +90,28 @@ class Aftercare:
         while self._busy() and time.monotonic() < until and not self._stopping.wait(_LOOKS_S):
             pass
 
-    def _care(self, place: Place, record: Record) -> None:
-        if record.snapshot is not None:
+    def _sync_soon(self, snapshot: str, database: str) -> None:
+        with self._guard:
+            self._unsynced.append((snapshot, database))
+            is_first = len(self._unsynced) == 1
+        if is_first:
+            self.add_task(self._sync)
+
+    def _sync(self) -> None:
+        with self._guard:
+            batch, self._unsynced = self._unsynced, []
+        for snapshot, _ in batch:
+            Snapshots.begin_to_sync(snapshot)
+        for snapshot, database in batch:
+            if not self.goes_on:
+                return
             try:
-                self._recovery.sync_snapshot(record.snapshot)
+                self._recovery.sync_snapshot(snapshot)
             except OSError as error:
-                message = f"{record.snapshot} may not be on the disk: {error.strerror}"
-                log.tell(Event.SNAPSHOT_FAILED, message, database=record.database)
-        if not self._recovery.verifies_thoroughly:
-            return
+                message = f"{printable(snapshot)} may not be on the disk: {error.strerror}"
+                log.tell(Event.SNAPSHOT_FAILED, message, database=database)
+
+    def _verify(self, place: Place, record: Record) -> None:
         try:
             with self._looker.pair(place) as pair:
                 health, words = self._recovery.verify(pair, record)

@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from watcher.tree import UnsafeError
 
 __all__ = ["Snapshot", "SnapshotError", "SnapshotSkipped", "Snapshots"]
 
+_FILES = ("database", "database-journal")
 _FICLONE = 0x40049409  # linux/fs.h: share the other file's extents, where the file system can
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 21
@@ -198,6 +200,20 @@ class Snapshots:
         return path + CORRUPT
 
     @staticmethod
+    def begin_to_sync(path: str) -> None:
+        """Have the system write a snapshot that :meth:`sync` comes for: several of which this is said before are in one
+        transaction of the file system (three fifths of the CPU, measured on ext4). It promises nothing.
+        """
+        if sys.platform == "linux":  # where this advice begins to write what is dirty (mm/fadvise.c)
+            for name in _FILES:
+                with suppress(OSError):  # pruned meanwhile; or sync meets it
+                    descriptor = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+                    try:
+                        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                    finally:
+                        os.close(descriptor)
+
+    @staticmethod
     def sync(path: str) -> None:
         """Put the snapshot on the disk. It may come after the recovery: until SQLite has finished, the journal is the
         copy that is safe.
@@ -205,9 +221,9 @@ class Snapshots:
         Raises:
             OSError: the disk fails.
         """
-        for name in ("database", "database-journal", "."):
+        for name in (*_FILES, "."):
             with suppress(FileNotFoundError):  # pruned meanwhile
-                descriptor = os.open(os.path.join(path, name), os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(f"{path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     os.fsync(descriptor)
                 finally:
