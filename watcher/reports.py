@@ -51,17 +51,17 @@ class Reports:
         self._count_found = count_found
         self._repeats = Repeats()
         self._lock = threading.Lock()
-        self._outcomes: Counter[str] = Counter()  # guarded by _lock, like the next one
+        self._outcomes: Counter[Outcome] = Counter()  # guarded by _lock, like the next one
         self._refused: OrderedDict[str, tuple[int, float]] = OrderedDict()  # by session: told, since when
 
     def recoveries(self) -> dict[str, int]:
         """How many there were of each outcome since the start."""
         with self._lock:
-            return dict(self._outcomes)
+            return {outcome.value: count for outcome, count in self._outcomes.items()}
 
     def count(self, outcome: Outcome) -> None:
         with self._lock:
-            self._outcomes[outcome.value] += 1
+            self._outcomes[outcome] += 1
 
     def found(self, finding: Finding) -> None:
         """A journal that was not known, or has changed."""

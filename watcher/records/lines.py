@@ -14,9 +14,9 @@ import math
 import os
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FunctionType
+from types import FunctionType, MappingProxyType
+from typing import NamedTuple
 
 from watcher.names import printable
 from watcher.records.record import rfc3339
@@ -40,8 +40,7 @@ _COLOURS = {
 _PRIORITIES = {"TRACE": 7, "DEBUG": 7, "INFO": 6, "SUCCESS": 5, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """What is told.
 
     Attributes:
@@ -56,7 +55,7 @@ class Line:
     event: str
     message: str
     database: str | None = None
-    fields: Mapping[str, object] = field(default_factory=dict)
+    fields: Mapping[str, object] = MappingProxyType({})
     error: BaseException | None = None
 
 

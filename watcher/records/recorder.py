@@ -57,8 +57,9 @@ class Recorder:
         self._longest_pause_s = min(sweep_interval_s, _LONGEST_PAUSE_S)
         self._first_pause_s = min(first_pause_s, self._longest_pause_s)
         self._stopping = threading.Event()
-        self._changed = threading.Condition()  # something waits, or it is to stop
-        self._waiting: deque[tuple[Record, str]] = deque()  # under _changed, as are the next two
+        self._guard = threading.Lock()
+        self._changed = threading.Condition(self._guard)  # something waits, or it is to stop
+        self._waiting: deque[tuple[Record, str]] = deque()  # under _guard, as are the next two
         self._in_hand = 0
         self._lost = 0
         self._pause_s = 0.0  # the thread's own, like the next one; 0 while all is well
@@ -74,9 +75,10 @@ class Recorder:
         """Hand a record over; it never waits. For `change` see :meth:`History.append`."""
         if record.outcome not in KEPT:
             return
-        with self._changed:
+        with self._guard:
             self._waiting.append((record, change))
-            self._drop_oldest()
+            if len(self._waiting) > self._backlog:
+                self._drop_oldest()
             if len(self._waiting) == 1:  # it is awake for the others, or sleeps until they may be written
                 self._changed.notify()
 

@@ -1,4 +1,6 @@
-"""What the service counts of itself from its start on, whether anybody asks or not: it costs next to nothing."""
+"""What the service counts of itself from its start on, whether anybody asks or not: it costs next to nothing, since
+what a number is shown as is left to whoever asks for it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from watcher.names import printable
-from watcher.owner.testimony import Judgement
+from watcher.owner.testimony import Answer, Judgement
 from watcher.records.record import Outcome, Record
 
 __all__ = ["MOST_SESSIONS", "OTHERS", "Durations", "SessionKey", "Tally"]
@@ -20,10 +22,10 @@ OTHERS = "(others)"
 
 _RECOVERY_BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 _SWEEP_BOUNDS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0)
-_BY_SESSION = {Outcome.RECOVERED, Outcome.FAILED, Outcome.CORRUPT}
+_BY_SESSION = frozenset({Outcome.RECOVERED, Outcome.FAILED, Outcome.CORRUPT})
 
 SessionKey = tuple[tuple[str, str], ...]
-"""Fields of the layout with their values, as `printable` shows them."""
+"""Fields of the layout with their values; for others as `printable` shows them."""
 
 
 @dataclass(slots=True)
@@ -52,8 +54,8 @@ class Tally:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()  # of all below
-        self._verdicts: Counter[tuple[str, str]] = Counter()
-        self._sessions: Counter[tuple[SessionKey, str]] = Counter()
+        self._verdicts: Counter[tuple[str, Answer]] = Counter()
+        self._sessions: Counter[tuple[SessionKey, Outcome]] = Counter()
         self._named: set[SessionKey] = set()
         self._recoveries = Durations(_RECOVERY_BOUNDS_S)
         self._sweeps = Durations(_SWEEP_BOUNDS_S)
@@ -64,7 +66,8 @@ class Tally:
     def judged(self, judgement: Judgement) -> None:
         """The probes were asked about one journal."""
         with self._guard:
-            self._verdicts.update((each.probe, each.answer.value) for each in judgement.evidence)
+            for each in judgement.evidence:
+                self._verdicts[each.probe, each.answer] += 1
 
     def recorded(self, record: Record) -> None:
         """Something became of a journal."""
@@ -72,7 +75,7 @@ class Tally:
             if record.outcome is Outcome.RECOVERED:
                 self._recoveries.add(record.duration_ms / 1000)
             if record.outcome in _BY_SESSION and record.session:
-                self._sessions[self._key(record.session), record.outcome.value] += 1
+                self._sessions[self._key(record.session), record.outcome] += 1
 
     def swept(self, seconds: float) -> None:
         with self._guard:
@@ -98,12 +101,12 @@ class Tally:
     def verdicts(self) -> dict[tuple[str, str], int]:
         """Answers by probe."""
         with self._guard:
-            return dict(self._verdicts)
+            return {(probe, answer.value): count for (probe, answer), count in self._verdicts.items()}
 
     def sessions(self) -> dict[tuple[SessionKey, str], int]:
         """Recoveries by session and outcome."""
         with self._guard:
-            return dict(self._sessions)
+            return {(_shown(key), outcome.value): count for (key, outcome), count in self._sessions.items()}
 
     def recovery_durations(self) -> Durations:
         with self._guard:
@@ -123,9 +126,13 @@ class Tally:
         return self._overflows
 
     def _key(self, session: Mapping[str, str]) -> SessionKey:
-        key = tuple((name, printable(value)) for name, value in session.items())
+        key = tuple(session.items())
         if key not in self._named:
             if len(self._named) >= MOST_SESSIONS:
                 return tuple((name, OTHERS) for name in session)
             self._named.add(key)
         return key
+
+
+def _shown(key: SessionKey) -> SessionKey:
+    return tuple((name, printable(value)) for name, value in key)
