@@ -392,7 +392,8 @@ class Service:
             status.write(self._state, self._vitals.status())
         except StateError as error:
             self._warn(Event.STATE_FAILED, str(error), "status")
-        self._manager.status(self._vitals.sentence())
+        if self._manager.listens or self._vitals.first_sweep is not None:  # whose end is found by that sentence
+            self._manager.status(self._vitals.sentence())
         if self._vitals.first_sweep is not None:
             self._status_due = time.monotonic() + _FIRST_SWEEP_PAUSE_S
 

@@ -249,19 +249,18 @@ class History:
 
 
 def _row(record: Record, change: str) -> tuple[str | int | float | None, ...]:
-    told = record.as_json()
     session = {printable(name): printable(value) for name, value in record.session.items()}
     return (
         _milliseconds(record.time),
         printable(record.database),
-        json.dumps(session),
+        json.dumps(session) if session else _NO_FIELDS,
         record.outcome.value,
         hashlib.sha256(change.encode("utf-8", "surrogatepass")).hexdigest(),
         record.pages,
         record.journal_size,
         round(record.duration_ms, 1),
         None if record.snapshot is None else printable(record.snapshot),
-        None if told["owner"] is None else json.dumps(told["owner"]),
+        None if record.owner is None else json.dumps(record.owner.as_json()),
         None if record.error is None else one_line(record.error),
     )
 

@@ -87,10 +87,10 @@ def connection(path: Path, access: int) -> Iterator[apsw.Connection]:
     opened: apsw.Connection | None = None
     try:
         # NOFOLLOW refuses a symlink anywhere in the path, and the state directory may rightly be reached by one.
-        where = path.parent.resolve(strict=True) / path.name
-        if not stat.S_ISREG(where.lstat().st_mode):  # SQLite would wait for the writer of a FIFO
+        where = os.path.join(os.path.realpath(path.parent, strict=True), path.name)
+        if not stat.S_ISREG(os.lstat(where).st_mode):  # SQLite would wait for the writer of a FIFO
             raise HistoryError(path, Trouble.FOREIGN, "is no plain file")
-        opened = apsw.Connection(str(where), flags=access | apsw.SQLITE_OPEN_NOFOLLOW)
+        opened = apsw.Connection(where, flags=access | apsw.SQLITE_OPEN_NOFOLLOW)
         opened.set_busy_timeout(_BUSY_TIMEOUT_MS)
         opened.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         opened.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
