@@ -9,6 +9,14 @@ from typing import NamedTuple
 
 __all__ = ["FileSystem", "file_system_of"]
 
+
+class FileSystem(NamedTuple):
+    """A file system by its name; `is_local` where its locks are this kernel's and no write arrives from elsewhere."""
+
+    name: str
+    is_local: bool
+
+
 # `f_type` of statfs(2); the numbers are those of linux/magic.h and of each file system's own source. Only where a lock
 # of any other process is a lock in this kernel may its absence count as testimony. (Not ecryptfs: its files may lie on
 # any other file system, to which it does not hand locks on.)
@@ -39,14 +47,8 @@ _ELSEWHERE = {
     0x5346414F: "afs",
     0x6B414653: "afs",
 }
-
-
-class FileSystem(NamedTuple):
-    """A file system by its name; `is_local` where its locks are this kernel's and no write arrives from elsewhere."""
-
-    name: str
-    is_local: bool
-
+_KNOWN = {magic: FileSystem(name, is_local=True) for magic, name in _LOCAL.items()}
+_KNOWN |= {magic: FileSystem(name, is_local=False) for magic, name in _ELSEWHERE.items()}
 
 if sys.platform == "linux":
     _fstatfs = ctypes.CDLL(None, use_errno=True).fstatfs
@@ -64,9 +66,7 @@ if sys.platform == "linux":
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         magic = buffer[0] & 0xFFFFFFFF
-        if magic in _LOCAL:
-            return FileSystem(_LOCAL[magic], is_local=True)
-        return FileSystem(_ELSEWHERE.get(magic, f"of unknown type {magic:#x}"), is_local=False)
+        return _KNOWN.get(magic) or FileSystem(f"of unknown type {magic:#x}", is_local=False)
 
 else:
 

@@ -226,10 +226,8 @@ def state_of(contents: Contents, database_head: bytes | None) -> JournalState:
         contents: what the journal says.
         database_head: the database's first 18 bytes (or all it has); None where there is no such file.
     """
-    if contents.first_byte is None:
-        return JournalState.EMPTY
-    if contents.first_byte == 0:
-        return JournalState.ZEROED
+    if not contents.first_byte:
+        return JournalState.EMPTY if contents.first_byte is None else JournalState.ZEROED
     if database_head is None:
         return JournalState.ORPHAN
     if not is_database(database_head, contents):

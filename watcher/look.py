@@ -129,7 +129,7 @@ class Pair:
             LookAgainError: it changes too fast, or this process is at one of the two by another name.
             OSError: the file system fails.
         """
-        if not self._is_still_there():
+        if self._journal is not None and not self._is_still_there(self._journal):
             self._release()
         try:
             return self._look()
@@ -138,8 +138,11 @@ class Pair:
 
     def _look(self) -> Look:
         if self._journal is None:
-            self._journal = self._claimed(Pinned(self.place.journal_name, "the journal", self.directory_fd))
-            self._database = self._pin_database()
+            self._journal = self._pin(self.place.journal_name, "the journal")
+            try:
+                self._database = self._pin(self.place.name, "the database")
+            except Gone:
+                self._database = None
         journal = FileIdentity.of(self._journal.status)
         contents = format_.read_contents(self._journal.reader(), journal.size_bytes)
         database = head = None
@@ -176,19 +179,12 @@ class Pair:
             )
         return ""
 
-    def _is_still_there(self) -> bool:
+    def _is_still_there(self, journal: Pinned) -> bool:
         """Whether both names stand for what the last look has pinned."""
-        if self._journal is None or self._database is None:
-            return False
-        return self._journal.renew() and self._database.renew()
+        return self._database is not None and journal.renew() and self._database.renew()
 
-    def _pin_database(self) -> Pinned | None:
-        try:
-            return self._claimed(Pinned(self.place.name, "the database", self.directory_fd))
-        except Gone:
-            return None
-
-    def _claimed(self, pinned: Pinned) -> Pinned:
+    def _pin(self, name: str, what: str) -> Pinned:
+        pinned = Pinned(name, what, self.directory_fd)
         if not self._claims.claim(pinned.status):
             pinned.close()
             raise LookAgainError(f"{printable(self.path)} or its journal is at hand by another name")
@@ -209,7 +205,8 @@ class Pair:
     @property
     def journal_ctime_ns(self) -> int:
         """When the status of the last look's journal had changed: nanoseconds since the epoch."""
-        return self.pinned_journal.status.st_ctime_ns
+        assert self._journal is not None
+        return self._journal.status.st_ctime_ns
 
     @property
     def database_fd(self) -> int:

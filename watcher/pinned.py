@@ -40,15 +40,8 @@ class FileIdentity(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileIdentity:
-        return cls(
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_mode,
-            status.st_uid,
-            status.st_gid,
-        )
+        mode, inode, device, _, uid, gid, size_bytes = status[:7]
+        return cls(device, inode, size_bytes, status.st_mtime_ns, mode, uid, gid)
 
     def is_file(self, status: os.stat_result) -> bool:
         """Whether it is this file, whatever has been written to it."""

@@ -141,7 +141,8 @@ class Tree:
 
     def path(self, place: Place) -> str:
         """The database's absolute path, for messages and patterns; nothing is opened by it."""
-        return self._below_root + place.relative
+        directory, name = place
+        return f"{self._below_root}{directory}/{name}" if directory else f"{self._below_root}{name}"
 
     def locate(self, path: str) -> Place:
         """The place that a person means: the path of a database or of its journal, absolute, relative to the working

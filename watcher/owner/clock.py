@@ -56,16 +56,17 @@ class WallClock:
         self._measure = measure
         self._lock = threading.Lock()
         seen = (*earlier, measure())
-        self._least = min(seen)  # guarded by _lock, like the next one
+        self._least = min(seen)  # changed under _lock, like the next one, and only to lie further apart
         self._most = max(seen)
 
     def bounds(self) -> tuple[int, int]:
         """The least and the greatest boot time that the wall clock has shown so far, this moment included."""
         now = self._measure()
-        with self._lock:
-            self._least = min(self._least, now)
-            self._most = max(self._most, now)
-            return self._least, self._most
+        if not self._least <= now <= self._most:
+            with self._lock:
+                self._least = min(self._least, now)
+                self._most = max(self._most, now)
+        return self._least, self._most
 
     def boot_ns(self) -> int:
         """The boot time that is safe to compare with: no file that is older than it was made since the boot, as far as

@@ -107,6 +107,11 @@ class Probe(Protocol):
     def ask(self, subject: Subject) -> Evidence: ...
 
 
+_BY_WEIGHT = (
+    (Answer.ALIVE, Verdict.ALIVE),
+    (Answer.UNKNOWN, Verdict.UNKNOWN),
+    (Answer.EXITED, Verdict.EXITED),
+)
 _STRONGER_THAN_HEARTBEAT = ("container", "pid_file", "command")
 
 
@@ -120,15 +125,10 @@ def judge(evidence: tuple[Evidence, ...]) -> Judgement:
     for each in evidence:
         if each.probe != "heartbeat" or not _outranks_heartbeat(evidence):
             heard.add(each.answer)
-    if Answer.ALIVE in heard:
-        verdict = Verdict.ALIVE
-    elif Answer.UNKNOWN in heard:
-        verdict = Verdict.UNKNOWN
-    elif Answer.EXITED in heard:
-        verdict = Verdict.EXITED
-    else:
-        verdict = Verdict.UNKNOWN
-    return Judgement(verdict, evidence)
+    for answer, verdict in _BY_WEIGHT:
+        if answer in heard:
+            return Judgement(verdict, evidence)
+    return Judgement(Verdict.UNKNOWN, evidence)
 
 
 def _outranks_heartbeat(evidence: tuple[Evidence, ...]) -> bool:

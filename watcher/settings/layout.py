@@ -30,6 +30,8 @@ class _Component:
             return None
         if not self.fields:
             return () if part == self.literals[0] else None
+        if self.literals == ("", ""):
+            return (part,)
         first, *between, last = self.literals
         if not (part.startswith(first) and part.endswith(last)):
             return None
@@ -92,7 +94,7 @@ class Layout:
 
     def match(self, parts: Sequence[str]) -> dict[str, str] | None:
         """The fields with their values for the directories of one database; None where the layout does not fit."""
-        if len(parts) != self.depth:
+        if len(parts) != len(self.components):
             return None
         session: dict[str, str] = {}
         for component, part in zip(self.components, parts, strict=True):
