@@ -65,7 +65,7 @@ class Reports:
 
     def found(self, finding: Finding) -> None:
         """A journal that was not known, or has changed."""
-        self._count_found(finding.look.state.value)
+        self._count_found(finding.look.state)
         if not log.tells(Event.JOURNAL_FOUND):
             return
         size = finding.look.size_bytes

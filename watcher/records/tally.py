@@ -96,7 +96,7 @@ class Tally:
 
     def found_by_state(self) -> dict[str, int]:
         with self._guard:
-            return dict(self._found)
+            return {str(state): count for state, count in self._found.items()}
 
     def verdicts(self) -> dict[tuple[str, str], int]:
         """Answers by probe."""
