@@ -172,12 +172,13 @@ class Examiner:
 
     def _finding(self, pair: Pair, look: Look, judgement: Judgement | None) -> Finding:
         decision = decide(look, None if judgement is None else judgement.verdict)
-        if decision is Decision.REFUSE:
+        if decision is Decision.RECOVER:
+            obstacle = self._obstacle(look)
+            if obstacle is not None:
+                return Finding(look, pair.path, pair.session, judgement, Decision.REFUSE, obstacle)
+        elif decision is Decision.REFUSE:
             judgement = None  # whatever becomes of its owner
-        obstacle = self._obstacle(look) if decision is Decision.RECOVER else None
-        if obstacle is not None:
-            decision = Decision.REFUSE
-        return Finding(look, pair.path, pair.session, judgement, decision, obstacle)
+        return Finding(look, pair.path, pair.session, judgement, decision)
 
 
 def _reason(look: Look, judgement: Judgement | None) -> str:

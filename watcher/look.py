@@ -151,12 +151,12 @@ class Pair:
             head = os.pread(self._database.reader(), format_.DATABASE_HEAD_BYTES, 0)
         state = format_.state_of(contents, head)
         detail = _DETAILS.get(state, "")
-        if state is JournalState.SUPER:
-            detail = f"the journal's trailer names the super-journal {clipped(contents.super_journal or '', 200)}"
-        elif state in _BLOCKS and database is not None and database.size_bytes > format_.EMPTY_DATABASE_BYTES:
+        if state in _BLOCKS and database is not None and database.size_bytes > format_.EMPTY_DATABASE_BYTES:
             refusal = self._refusal(contents, journal, database, head or b"")
             if refusal:
                 state, detail = JournalState.UNSAFE, refusal
+        elif state is JournalState.SUPER:
+            detail = f"the journal's trailer names the super-journal {clipped(contents.super_journal or '', 200)}"
         return Look(self.place, state, detail, journal, database, contents)
 
     def _refusal(self, contents: Contents, journal: FileIdentity, database: FileIdentity, head: bytes) -> str:
