@@ -37,6 +37,8 @@ NEW_JOURNAL = "a new journal has appeared: a writer is at it again"
 _STRANGE = "SQLite asked for a file that is neither the database nor its journal"
 _NOTICE = re.compile(r"recovered (\d+) pages from ")
 _MOST_LOGGED = 8
+_MAPS_NOTHING = "DEFAULT_MMAP_SIZE=0" in apsw.compile_options
+"""Whether SQLite maps no file into memory unless it is told to."""
 
 
 class _Names(NamedTuple):
@@ -60,7 +62,7 @@ class Grant:
         acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
         pages: pages that SQLite says it rolled back (SQLITE_NOTICE_RECOVER_ROLLBACK); None where it said nothing.
         finished_journal: our open has deleted, truncated or zeroed the journal.
-        has_written: our open has begun to write the database.
+        has_written: our open has begun to write the database, or was about to: it had the journal open for that.
         refused: why we stopped SQLite, where we did.
         was_replaced: we did because a name stood for another file, or for none, by then.
         denied: why the system has not opened a file for SQLite, where that is for want of rights.
@@ -128,6 +130,7 @@ class Grant:
         self._check(self.journal, self.journal_name)
         descriptor = self._open(self.journal, "its journal", self.path + SUFFIX, flags)
         self.has_opened_journal = True
+        self.has_written = self.has_written or flags & os.O_ACCMODE == os.O_RDWR
         return descriptor
 
     def sees(self, path: bytes) -> bool:
@@ -223,7 +226,7 @@ class Grant:
 @contextmanager
 def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.Connection]:
     """A connection that has what the grant allows; closed at the end of the block. It has parsed no schema, and allows
-    nothing that a hostile one could want.
+    nothing that a hostile one could want. Who has it parse one wants `cell_size_check`, too: no cell is met before.
 
     Args:
         flags: `SQLITE_OPEN_READWRITE` or `SQLITE_OPEN_READONLY`.
@@ -239,8 +242,8 @@ def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.
             connection.set_busy_timeout(round(busy_timeout_s * 1000))
             connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
             connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-            connection.pragma("cell_size_check", True)
-            connection.pragma("mmap_size", 0)
+            if not _MAPS_NOTHING:
+                connection.pragma("mmap_size", 0)
             yield connection
         finally:
             connection.close(True)

@@ -55,6 +55,7 @@ class Pinned:
         name: in its directory.
         what: it is, for messages: `the journal`.
         directory_fd: checked descriptor of its directory; borrowed for as long as this lives.
+        fd: a descriptor that has pinned the file already, this object's from now on; None: by its name.
 
     Raises:
         Gone: there is none of this name.
@@ -64,12 +65,12 @@ class Pinned:
 
     __slots__ = ("_directory_fd", "_name", "_reader", "_what", "fd", "status")
 
-    def __init__(self, name: str, what: str, directory_fd: int) -> None:
+    def __init__(self, name: str, what: str, directory_fd: int, *, fd: int | None = None) -> None:
         self._name = name
         self._what = what
         self._directory_fd = directory_fd
         self._reader = -1
-        self.fd = _pin(name, directory_fd)
+        self.fd = _pin(name, directory_fd) if fd is None else fd
         """Stands for the file (Linux), or for its directory."""
         try:
             self.status = self._checked()

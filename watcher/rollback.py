@@ -38,7 +38,7 @@ class RollbackError(Exception):
     until SQLite has finished, so it begins anew at the next try).
 
     Attributes:
-        began: it had begun to write the database.
+        began: it had begun to write the database, or was about to.
     """
 
     def __init__(self, words: str, *, began: bool = False) -> None:
@@ -207,6 +207,7 @@ def reading(database: Pinned, directory_fd: int, path: str) -> Iterator[apsw.Con
         apsw.Error: SQLite cannot open it.
     """
     with opened(Grant(directory_fd, path, database), apsw.SQLITE_OPEN_READONLY, busy_timeout_s=5.0) as connection:
+        connection.pragma("cell_size_check", True)
         yield connection
 
 

@@ -5,6 +5,9 @@ the calling thread looks through, if any; else they do what they always did. Rea
 own: of a VFS in Python hundreds of calls in each rollback would queue for Python's lock, and four workers would be
 slower than one.
 
+A name that SQLite is given is taken as it stands: `xFullPathname` would look for links on the way to it, and nothing is
+opened by a way.
+
 None of what is led here is called while SQLite holds its own global lock (`unixBigLock`): apsw closes a connection
 with Python's lock in hand and then waits for that one. So stat(2), which `findReusableFd` calls, is left alone, and
 whether there is a file is answered in the place of `xAccess`.
@@ -22,7 +25,7 @@ from typing import Any, NoReturn, Protocol
 
 import apsw
 
-__all__ = ["VFS", "View", "through"]
+__all__ = ["VFS", "View", "let_write", "through"]
 
 VFS = "journal-watcher"
 _UNIX = "unix"
@@ -72,6 +75,14 @@ def through(view: View) -> Iterator[None]:
         _of_thread.view = None
 
 
+def let_write() -> None:
+    """Let SQLite write from now on without asking the view, which is a third of all that a rollback computes: for a
+    process whose files the kernel keeps from growing (RLIMIT_FSIZE, setrlimit(2)). `View.writes` tells of truncations
+    only."""
+    for name in _WRITES & _system.keys():
+        _vfs.xSetSystemCall(name, ctypes.cast(_system[name], ctypes.c_void_p).value or 0)
+
+
 def _log(_code: int, message: str) -> None:
     view = _of_thread.view
     if view is not None:
@@ -104,6 +115,7 @@ _SIGNATURES = {
     "fchmod": _signature(ctypes.c_int, ctypes.c_int, ctypes.c_uint),
     "fchown": _signature(ctypes.c_int, ctypes.c_int, ctypes.c_uint, ctypes.c_uint),
 }
+_WRITES = {"write", "pwrite", "pwrite64"}
 _system: dict[str, Any] = {}
 """The calls as they were."""
 _led: list[Any] = []
@@ -154,7 +166,7 @@ def _open(view: View, path: bytes, flags: int, mode: int) -> int:
 
 @_lead("lstat")
 def _lstat(_: View, _path: bytes, _status: int) -> int:
-    _fail(errno.ENOENT)  # xFullPathname looks for links on the way: there is no way
+    _fail(errno.ENOENT)
 
 
 @_lead("access")
@@ -225,9 +237,10 @@ def _fail(code: int) -> NoReturn:
     raise OSError(code, os.strerror(code))
 
 
-# --- a VFS of SQLite's own functions, but for one ---
+# --- a VFS of SQLite's own functions, but for two ---
 
 _Access = _signature(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(ctypes.c_int))
+_FullPathname = _signature(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p)
 
 
 _VERSION = 3
@@ -275,8 +288,15 @@ def _access_in_view(_vfs: int, path: bytes, _flags: int, seen: Any) -> int:
     return int(apsw.SQLITE_OK)
 
 
+def _full_pathname(_vfs: int, name: bytes, size: int, full: int) -> int:
+    if _of_thread.view is None or len(name) >= size:
+        return int(apsw.SQLITE_CANTOPEN)
+    ctypes.memmove(full, name, len(name) + 1)
+    return int(apsw.SQLITE_OK)
+
+
 def _registered() -> _Vfs:
-    """The unix VFS once more, under our name and with our `xAccess`, in SQLite's list right behind the original.
+    """The unix VFS once more, under our name and with our functions, in SQLite's list right behind the original.
 
     Raises:
         ImportError: this SQLite is not made as all others are.
@@ -296,10 +316,12 @@ def _registered() -> _Vfs:
     ours.iVersion = min(unix.iVersion, _VERSION)
     ours.zName = VFS.encode()
     ours.xAccess = ctypes.cast(_access_callback, ctypes.c_void_p).value
+    ours.xFullPathname = ctypes.cast(_full_pathname_callback, ctypes.c_void_p).value
     ours.pNext, unix.pNext = unix.pNext, ctypes.addressof(ours)
     return ours
 
 
 _access_callback = _Access(_access_in_view)
+_full_pathname_callback = _FullPathname(_full_pathname)
 _ours = _registered()
-"""Both are kept for as long as the process lives: they are in SQLite's list."""
+"""They are kept for as long as the process lives: they are in SQLite's list."""
