@@ -6,7 +6,6 @@ import threading
 import time
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,50 +92,6 @@ def test_a_directory_that_had_its_share_goes_on_when_something_is_given_back() -
     agenda.done(first)
     worker.join(10)
     assert taken == [second]
-
-
-def begun_at(agenda: Agenda) -> tuple[threading.Thread, list[float]]:
-    """A worker that takes one place, and when it had it."""
-    moments: list[float] = []
-
-    def work() -> None:
-        if agenda.take() is not None:
-            moments.append(time.monotonic())
-
-    worker = threading.Thread(target=work)
-    worker.start()
-    return worker, moments
-
-
-def test_a_look_that_is_short_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("watcher.agenda._APART_S", 60.0)
-    agenda = Agenda(workers=4)
-    agenda.add(A)
-    agenda.add(B)
-    assert agenda.take() == A
-    other, moments = begun_at(agenda)
-    other.join(0.1)
-    assert not moments
-    agenda.done(A)
-    assert agenda.take() == B
-    agenda.close()
-    other.join(10)
-    assert not moments
-
-
-def test_one_that_lasts_delays_the_next_by_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("watcher.agenda._APART_S", 0.05)
-    agenda = Agenda(workers=4)
-    for place in (A, B, C):
-        agenda.add(place)
-    began = time.monotonic()
-    assert agenda.take() == A
-    workers = [begun_at(agenda) for _ in range(2)]
-    for worker, _ in workers:
-        worker.join(10)
-    first, second = sorted(moment for _, moments in workers for moment in moments)
-    assert first - began >= 0.05
-    assert second - began >= 0.1
 
 
 def test_a_session_wins_no_turn_by_directories_of_its_own() -> None:

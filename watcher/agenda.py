@@ -21,12 +21,6 @@ MOST_PER_DIRECTORY = 1000
 """More places of one directory are not kept: the next sweep finds what is left of them."""
 MOST_PER_SESSION = 20_000
 """Nor more places of one session, in whatever directories of its."""
-_APART_S = 0.003
-"""Between two beginnings, unless no place is in hand. A look mostly computes, and four threads that hand Python's lock
-to each other computed nearly twice as long for 500 recoveries as one alone; a look that waits, for a disk or an engine,
-lets the next one begin after so long."""
-
-
 _BACKGROUND_TURN = 8
 """Each so many-th place is one that is not urgent, however many are."""
 
@@ -84,19 +78,25 @@ class _Turns:
     def __init__(self, session_of: Callable[[Place], str]) -> None:
         self._session_of = session_of
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._count = 0
 
     def add(self, place: Place) -> bool:
         whose = self._session_of(place)
         session = self._sessions.get(whose)
         if session is None:
             session = self._sessions[whose] = _Session()
-        return session.add(place)
+        before = session.count
+        added = session.add(place)
+        self._count += session.count - before
+        return added
 
     def discard(self, place: Place) -> None:
         whose = self._session_of(place)
         session = self._sessions.get(whose)
         if session is not None:
+            before = session.count
             session.discard(place)
+            self._count += session.count - before
             if not session.count:
                 del self._sessions[whose]
 
@@ -105,6 +105,7 @@ class _Turns:
         for whose, session in self._sessions.items():
             if in_hand.get(whose, 0) < most_in_hand:
                 place = session.take()
+                self._count -= 1
                 if session.count:
                     self._sessions.move_to_end(whose)
                 else:
@@ -116,7 +117,7 @@ class _Turns:
         return bool(self._sessions)
 
     def __len__(self) -> int:
-        return sum(session.count for session in self._sessions.values())
+        return self._count
 
 
 class Agenda:
@@ -138,7 +139,6 @@ class Agenda:
         self._held: dict[Place, bool | None] = {}  # in a worker's hands; True or False: hinted meanwhile, (not) urgent
         self._held_in: dict[str, int] = {}
         self._most_in_hand = max(1, workers - 1)
-        self._next_at = 0.0  # by time.monotonic: when the next may begin, though others are in hand
         self._signs: list[Callable[[], None]] = []
         self._closed = False
 
@@ -174,12 +174,10 @@ class Agenda:
                 while self._signs:
                     self._signs.pop()()
                 self._move_due()
-                left_s = self._next_at - time.monotonic() if self._held else 0.0
-                place = self._next() if left_s <= 0 else None
+                place = self._next()
                 if place is not None:
-                    self._next_at = time.monotonic() + _APART_S
                     return place
-                self._turn.wait(left_s if left_s > 0 and (self._urgent or self._background) else self._pause())
+                self._turn.wait(self._pause())
             return None
 
     def done(self, place: Place) -> None:
@@ -207,6 +205,10 @@ class Agenda:
         with self._turn:
             self._closed = True
             self._turn.notify_all()
+
+    def waiting(self) -> int:
+        """How many places wait for a worker."""
+        return len(self._urgent) + len(self._background)  # a peek: as below
 
     def is_pressed(self) -> bool:
         """Whether something urgent waits for its turn."""

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from watcher import rollback
 from watcher.aftercare import Aftercare
+from watcher.afterwards import Afterwards
+from watcher.baton import Baton
+from watcher.crew import Crew
 from watcher.decision import Examiner
 from watcher.filesystem import file_system_of
 from watcher.hints.filesystem import FilesystemHints
@@ -30,6 +34,7 @@ from watcher.records.status import Watch
 from watcher.records.tally import Tally
 from watcher.recovery import Recovery
 from watcher.reports import Reports
+from watcher.rollback import Job, Rolled
 from watcher.settings import LocksMode, Settings, WatchBackend
 from watcher.snapshots import Snapshots
 from watcher.tree import RootMissingError, Tree
@@ -51,6 +56,7 @@ class Rooms:
         thorough: ask every probe, for a person who wants to know; the service stops asking where the owner lives.
         on_lost, on_back: called when the container engine stops answering (reason, remedy), and when it does again.
         judged: called with each judgement, from any thread.
+        perform: does the rollbacks.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class Rooms:
         on_lost: Callable[[str, str], None] | None = None,
         on_back: Callable[[], None] | None = None,
         judged: Callable[[Judgement], None] | None = None,
+        perform: Callable[[Job], Rolled] = rollback.perform,
     ) -> None:
         self._judged = judged
         self.settings = settings
@@ -71,7 +78,7 @@ class Rooms:
         self.owner = Owner(settings, clock, container=self.container, thorough=thorough)
         kept = settings.recovery.snapshot
         snapshots = None if kept is None else Snapshots(Path(settings.state_dir) / "snapshots", kept)
-        self.recovery = Recovery(settings.recovery, self._judge_afresh, snapshots)
+        self.recovery = Recovery(settings.recovery, self._judge_afresh, snapshots, perform=perform)
         self.examiner = Examiner(self.looker, self._judge, self.recovery.obstacle)
 
     def _judge(self, pair: Pair, look: Look) -> Judgement:
@@ -138,6 +145,8 @@ class Installation:
         tally: Tally,
     ) -> None:
         self.settings = settings
+        baton = Baton()
+        crew = Crew(baton)
         self.rooms = Rooms(
             settings,
             clock,
@@ -145,6 +154,7 @@ class Installation:
             on_lost=self._engine_lost,
             on_back=self._engine_back,
             judged=tally.judged,
+            perform=crew.perform,
         )
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
@@ -153,6 +163,7 @@ class Installation:
         self._aftercare = Aftercare(
             self.rooms.looker, self.rooms.recovery, self.reports, busy=lambda: self.reconciler.backlog() > 0
         )
+        self._afterwards = Afterwards(busy=lambda: self.reconciler.backlog() > 0)
         self.reconciler = Reconciler(
             self.rooms.looker,
             self.rooms.examiner,
@@ -164,6 +175,9 @@ class Installation:
             done=self._aftercare.add,
             changed=changed,
             cold=survey.note_cold,
+            later=self._afterwards.do,
+            baton=baton,
+            crew=crew,
         )
         self._engine = self._engine_hints()
         self._trouble = trouble
@@ -181,6 +195,7 @@ class Installation:
     def start(self) -> None:
         """Start everything but the watch, which wants the root: :meth:`watch`."""
         self._aftercare.start()
+        self._afterwards.start()
         self.reconciler.start()
         if self._engine is not None:
             self._engine.start()
@@ -218,6 +233,7 @@ class Installation:
             self._engine.stop()
         self.rooms.owner.close()  # first, so that no worker waits for a program or an engine that hangs
         ended = self.reconciler.stop(left_s())
+        self._afterwards.stop(left_s())
         self._aftercare.stop(min(1.0, left_s()))
         return ended
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,10 +59,12 @@ class Hands:
 
     Args:
         patience_s: a look that lasts longer is suspicious.
+        beside: the pids of processes that do the workers' work.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, beside: Callable[[], list[int]] = list) -> None:
         self._patience_s = patience_s
+        self._beside = beside
         self._worker = _Worker()
         self._held: dict[int, Held] = {}  # by thread; each thread writes its own entry only
 
@@ -87,26 +90,31 @@ class Hands:
             return True
         if sys.platform != "linux":  # nobody tells there, and to be told off wrongly is the worse
             return bool(held)
-        before = {each.thread_id: _bytes_moved(each.thread_id) for each in held}
+        tasks = [f"/proc/self/task/{each.thread_id}" for each in held] + [f"/proc/{pid}" for pid in self._beside()]
+        before = {task: _bytes_moved(task) for task in tasks}
         for _ in range(_SAMPLES if held else 0):
-            if any(_waits_for_disk(thread) or _bytes_moved(thread) != moved for thread, moved in before.items()):
+            if any(_waits_for_disk(task) or _bytes_moved(task) != moved for task, moved in before.items()):
                 return True
             time.sleep(_BETWEEN_SAMPLES_S)
         return False
 
 
-def _bytes_moved(thread: int) -> tuple[str, ...]:
-    """What the kernel counts of a thread's reading and writing (proc(5), /proc/PID/task/TID/io)."""
+def _bytes_moved(task: str) -> tuple[str, ...]:
+    """What the kernel counts of the reading and writing of a thread or process (proc(5)).
+
+    Args:
+        task: its directory in /proc.
+    """
     try:
-        return tuple(Path(f"/proc/self/task/{thread}/io").read_text("ascii").splitlines()[:6])
-    except OSError:  # the thread has ended, or this kernel does not count
+        return tuple(Path(f"{task}/io").read_text("ascii").splitlines()[:6])
+    except OSError:  # it has ended, or this kernel does not count
         return ()
 
 
-def _waits_for_disk(thread: int) -> bool:
-    """Whether a thread is in an uninterruptible sleep: nobody could end it now anyway."""
+def _waits_for_disk(task: str) -> bool:
+    """Whether it is in an uninterruptible sleep: nobody could end it now anyway."""
     try:
-        stat = Path(f"/proc/self/task/{thread}/stat").read_text("ascii", "replace")
+        stat = Path(f"{task}/stat").read_text("ascii", "replace")
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[:1] == ["D"]

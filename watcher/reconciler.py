@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from watcher.agenda import Agenda
+from watcher.baton import Baton
+from watcher.crew import Crew
 from watcher.decision import Decision, Examiner, Finding
 from watcher.hints.exits import Exits
 from watcher.journal import JournalState
@@ -32,6 +34,8 @@ _SOON_S = 0.005
 _BUSY_MOST_S = 1.0
 _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
+_MANY = 64
+"""So many that wait are helped more by another process than by the time that it takes to begin."""
 _MOST_REMEMBERED = 50_000
 _MOST_REFUSED_PER_SESSION = 200
 """Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
@@ -69,6 +73,9 @@ class Reconciler:
         done: called by a worker with each recovered database, for what may come after: verification, sync.
         changed: called by a worker when the counts may have changed.
         cold: called by a worker with each journal that holds nothing to roll back.
+        later: takes what can be done when fewer wait; it is done at the latest when the service stops.
+        baton: of the workers.
+        crew: does rollbacks while many wait.
     """
 
     def __init__(
@@ -84,6 +91,9 @@ class Reconciler:
         done: Callable[[Place, Record], None],
         changed: Callable[[], None],
         cold: Callable[[Place, FileIdentity], None],
+        later: Callable[[Callable[[], None]], None],
+        baton: Baton,
+        crew: Crew,
     ) -> None:
         self._looker = looker
         self._examiner = examiner
@@ -94,8 +104,11 @@ class Reconciler:
         self._done = done
         self._changed = changed
         self._cold = cold
+        self._later = later
+        self._baton = baton
+        self._crew = crew
         self._agenda = Agenda(recovery_settings.workers, looker.tree.session_of)
-        self._hands = Hands(patience_s)
+        self._hands = Hands(patience_s, crew.processes)
         self._exits = Exits(self.hint)
         self._lock = threading.Lock()
         self._known: dict[Place, _Known] = {}  # guarded by _lock, like the next one
@@ -195,6 +208,7 @@ class Reconciler:
 
     def start(self) -> None:
         self._exits.start()
+        self._crew.start()
         for worker in self._workers:
             worker.start()
 
@@ -205,6 +219,7 @@ class Reconciler:
         until = time.monotonic() + deadline_s
         for worker in self._workers:
             worker.join(max(0.0, until - time.monotonic()))
+        self._crew.stop(max(0.0, until - time.monotonic()))
         self._exits.stop()
         return not any(worker.is_alive() for worker in self._workers)
 
@@ -212,7 +227,8 @@ class Reconciler:
         while (place := self._agenda.take()) is not None:
             self._hands.take(place)
             try:
-                self._reconcile(place)
+                with self._baton:
+                    self._reconcile(place)
             except Exception as error:  # noqa: BLE001 - the top of a thread, which must go on for the other places
                 self._reports.defect(place, self._looker.tree.path(place), error)
                 self._agenda.add_at(place, time.monotonic() + self._retry.first)
@@ -299,10 +315,22 @@ class Reconciler:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
+        hurried = self._agenda.waiting() >= _MANY
+        if hurried:
+            self._crew.call_up()
         still_for_s = time.monotonic() - known.since
         attempt = self._recovery.recover(
-            pair, finding.look, since=since, still_for_s=still_for_s, patient=not self._agenda.is_pressed()
+            pair,
+            finding.look,
+            since=since,
+            still_for_s=still_for_s,
+            patient=not self._agenda.is_pressed(),
+            hurried=hurried,
         )
+        if hurried and attempt.record.outcome is Outcome.RECOVERED:
+            self._forget(finding.place)
+            self._later(lambda: self._conclude(finding, attempt))
+            return
         again_s = self._pause(attempt, known)
         self._reports.attempted(finding, attempt, again_s)
         if again_s is not None:
@@ -315,6 +343,12 @@ class Reconciler:
         self._forget(finding.place)
         if attempt.record.outcome in {Outcome.RECOVERED, Outcome.CORRUPT}:
             self._done(finding.place, attempt.record)
+
+    def _conclude(self, finding: Finding, attempt: Attempt) -> None:
+        """The words, for a recovery that others did not have to wait for."""
+        attempt = self._recovery.conclude(attempt)
+        self._reports.attempted(finding, attempt, None)
+        self._done(finding.place, attempt.record)
 
     def _pause(self, attempt: Attempt, known: _Known) -> float | None:
         """When to look again after this attempt, from now in seconds; None where it is over."""

@@ -47,6 +47,7 @@ class Attempt:
         warnings: what went wrong beside it, and did not stop it.
         note: what a person may want to know of a success, e.g. why it was not verified.
         has_acted: SQLite may have written the database.
+        snapshot: one that is still to be put on the disk, by :meth:`Recovery.conclude`.
     """
 
     record: Record
@@ -54,6 +55,7 @@ class Attempt:
     warnings: Warnings = ()
     note: str | None = None
     has_acted: bool = False
+    snapshot: Snapshot | None = None
 
 
 class Recovery:
@@ -96,7 +98,16 @@ class Recovery:
         obstacle = self._snapshots.obstacle(look)
         return None if obstacle is None else f"not without a snapshot: {obstacle}"
 
-    def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float, patient: bool = True) -> Attempt:
+    def recover(
+        self,
+        pair: Pair,
+        look: Look,
+        *,
+        since: float,
+        still_for_s: float,
+        patient: bool = True,
+        hurried: bool = False,
+    ) -> Attempt:
         """Recover the database of a pair whose owner was judged to have exited.
 
         Args:
@@ -105,6 +116,7 @@ class Recovery:
             since: when that look began, by `time.monotonic`.
             still_for_s: how long the pair has been seen unchanged, seconds.
             patient: wait for a reader that holds its lock for a moment; else it is `busy` at once.
+            hurried: many others wait: what can be done later is left to :meth:`conclude`.
 
         Raises:
             Gone: the journal is gone: somebody else has finished.
@@ -134,17 +146,26 @@ class Recovery:
         try:
             attempt = self._act(pair, look, again, replace(record, owner=judgement), since)
         except BaseException:
-            _keep(snapshot)  # SQLite may have touched it
+            if snapshot is not None:  # SQLite may have touched it
+                _keep(snapshot)
             raise
         if not attempt.has_acted:
             _drop(snapshot)
             return replace(attempt, warnings=warnings)
-        kept, problems = _keep(snapshot)
+        attempt = replace(attempt, warnings=warnings + attempt.warnings, snapshot=snapshot)
+        if hurried and snapshot is not None and attempt.record.outcome is Outcome.RECOVERED and snapshot.detach():
+            return attempt
+        return self.conclude(attempt)
+
+    def conclude(self, attempt: Attempt) -> Attempt:
+        """Put the snapshot of an attempt on the disk, where that was left; from any thread, once."""
+        if attempt.snapshot is None:
+            return attempt
+        kept, problems = _keep(attempt.snapshot)
         if attempt.record.outcome is Outcome.CORRUPT:
             kept = self._keep_for_corrupt(kept)
-        return replace(
-            attempt, record=replace(attempt.record, snapshot=kept), warnings=warnings + attempt.warnings + problems
-        )
+        record = replace(attempt.record, snapshot=kept)
+        return replace(attempt, record=record, warnings=attempt.warnings + problems, snapshot=None)
 
     def _act(self, pair: Pair, look: Look, again: Look, record: Record, since: float) -> Attempt:
         judgement = record.owner
@@ -271,9 +292,7 @@ def _rolled_back(record: Record, rolled: rollback.Rolled, since: float) -> Attem
     return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note, has_acted=True)
 
 
-def _keep(snapshot: Snapshot | None) -> tuple[str | None, Warnings]:
-    if snapshot is None:
-        return None, ()
+def _keep(snapshot: Snapshot) -> tuple[str | None, Warnings]:
     try:
         return snapshot.keep(), ()
     except SnapshotError as error:

@@ -48,7 +48,7 @@ _STOPS_WITHIN_S = 3.5
 _HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
 """A rollback that takes longer ends beside the new installation."""
-_THREADS_BESIDE_WORKERS = 12
+_THREADS_BESIDE_WORKERS = 14
 """At most so many, with a listener, an engine and hooks."""
 _STATUS_PAUSE_S = 0.25
 """After a change, for those that come with it."""

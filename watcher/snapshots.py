@@ -34,6 +34,9 @@ _FICLONE = 0x40049409  # linux/fs.h: share the other file's extents, where the f
 _CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 21
 """A database up to this size is copied to memory first, and to the disk when SQLite has finished."""
+_MOST_DEFERRED, _MOST_DEFERRED_BYTES = 500, 64 << 20
+"""So many wait in memory, and so much of it, while hundreds are recovered: files take longer to make than a
+rollback, and a host waits for the one but not for the other."""
 _FREE_SHARE = 0.05
 _SESSION_SHARE = 0.25
 _KEEP_CORRUPT = 3
@@ -69,9 +72,22 @@ class Snapshot:
         self._look = look
         self._path = path
         self._database = database
+        self._journal_fd: int | None = None  # while it is detached
+
+    def detach(self) -> bool:
+        """Let it stay in memory when the pair is let go, until :meth:`keep`. False where it has to be kept before: too
+        many wait already, or it is on the disk."""
+        if self._path is not None or not self._snapshots.defer(self._size_bytes):
+            return False
+        try:
+            self._journal_fd = os.dup(self._pair.pinned_journal.reader())
+        except (OSError, LookAgainError, UnsafeError):  # no descriptor to be had
+            self._snapshots.undefer(self._size_bytes)
+            return False
+        return True
 
     def keep(self) -> str:
-        """Have it on the disk, the pair being held still.
+        """Have it on the disk, the pair being held still, or the snapshot detached.
 
         Returns:
             Its path.
@@ -80,8 +96,24 @@ class Snapshot:
             SnapshotError: the copy failed, or the disk would be too full; nothing of it is left.
         """
         if self._path is None:
-            self._path = self._snapshots.take(self._pair, self._look, database=self._database)
+            try:
+                self._path = self._snapshots.take(
+                    self._pair, self._look, database=self._database, journal_fd=self._journal_fd
+                )
+            finally:
+                self._attach()
         return self._path
+
+    def _attach(self) -> None:
+        if self._journal_fd is not None:
+            os.close(self._journal_fd)
+            self._journal_fd = None
+            self._snapshots.undefer(self._size_bytes)
+
+    @property
+    def _size_bytes(self) -> int:
+        """What it takes of our memory."""
+        return len(self._database)
 
     def drop(self) -> None:
         """Forget it: nothing was done."""
@@ -107,6 +139,23 @@ class Snapshots:
         self._kept: Index | None = None  # read from the disk at first use; guarded by _lock
         self._has_directory = False  # a second thread may make and check it once more
         self._count = 0  # distinguishes two snapshots of one millisecond; guarded by _lock
+        self._deferred = 0  # how many are detached; guarded by _lock, like the next one
+        self._deferred_bytes = 0
+
+    def defer(self, size_bytes: int) -> bool:
+        """Count one more in memory. False where it is one too many, or they would be too large together."""
+        with self._lock:
+            if self._deferred >= _MOST_DEFERRED or self._deferred_bytes + size_bytes > _MOST_DEFERRED_BYTES:
+                return False
+            self._deferred += 1
+            self._deferred_bytes += size_bytes
+            return True
+
+    def undefer(self, size_bytes: int) -> None:
+        """One that was counted is on the disk, or given up."""
+        with self._lock:
+            self._deferred -= 1
+            self._deferred_bytes -= size_bytes
 
     def obstacle(self, look: Look) -> str | None:
         """Why the settings would allow no snapshot of this pair, whatever the disk holds; None where they do."""
@@ -139,12 +188,13 @@ class Snapshots:
             raise self._failed(LookAgainError("it became shorter while it was copied"))
         return Snapshot(self, pair, look, path=None, database=database)
 
-    def take(self, pair: Pair, look: Look, *, database: bytes | None = None) -> str:
+    def take(self, pair: Pair, look: Look, *, database: bytes | None = None, journal_fd: int | None = None) -> str:
         """Copy the pair to the disk. No SQLite connection of this process is on its database.
 
         Args:
             look: the pair's last.
             database: what the database was, where it may have changed since that look.
+            journal_fd: a descriptor of the journal, where the pair is held no more.
 
         Returns:
             The snapshot's path.
@@ -167,7 +217,7 @@ class Snapshots:
                 _copy(pair.database_reader(), copy, look.database.size_bytes)
             else:
                 _write(copy, database)
-            journal = pair.pinned_journal.reader()
+            journal = pair.pinned_journal.reader() if journal_fd is None else journal_fd
             _copy(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
             return self._finish(kept)
         except (OSError, LookAgainError, UnsafeError) as error:

@@ -1,0 +1,333 @@
+"""Processes that roll back beside the service: the same outcomes, and nothing left behind, whatever happens to them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import everything_in, only_rolled_back
+from tests.pairs import INITIAL_PAGES, READERS_LOCK, RESERVED_LOCK, holding
+from tests.running import Runner, wait_until
+from tests.test_rollback import looked_at
+from tests.writers import CrashedPair, journal_of, make_database
+from watcher import crew as module
+from watcher import rollback
+from watcher.baton import Baton
+from watcher.crew import Crew
+from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors that only stand for a file are Linux's")
+
+
+@contextmanager
+def on_duty(size: int = 1) -> Iterator[Crew]:
+    crew = Crew(Baton(), size=size)
+    crew.start()
+    crew.call_up()
+    try:
+        wait_until(lambda: len(crew.processes()) == size)
+        yield crew
+    finally:
+        crew.stop(10)
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    with on_duty() as crew:
+        yield crew
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    return tree
+
+
+@pytest.fixture
+def database(tree: Path, crashed: CrashedPair) -> Path:
+    return crashed.put(tree / "outbound.db")
+
+
+def done_by(crew: Crew, database: Path, *, busy_timeout_s: float = 0.01) -> Rolled:
+    """What a process of the crew has done, and not this one."""
+    with looked_at(database) as (pair, look), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rollback, "perform", lambda _: pytest.fail("done here"))
+        return crew.perform(Job.of(pair, look, busy_timeout_s=busy_timeout_s))
+
+
+def test_the_outcome_is_that_of_a_rollback_here(
+    crew: Crew, database: Path, tree: Path, crashed: CrashedPair, tmp_path: Path
+) -> None:
+    shutil.copytree(tree, tmp_path / "here")
+    with looked_at(tmp_path / "here" / database.name) as (pair, look):
+        here = rollback.perform(Job.of(pair, look, busy_timeout_s=0.01))
+    with only_rolled_back(tree, database):
+        assert done_by(crew, database) == here
+    assert database.read_bytes() == crashed.recovered
+    assert not journal_of(database).exists()
+
+
+def test_a_name_that_is_no_text_is_deleted_by_its_bytes(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
+    database = crashed.put(tree / os.fsdecode(b"\xff\xfe\xc3 .db"))
+    assert done_by(crew, database).finished_journal
+    assert database.read_bytes() == crashed.recovered
+    assert not journal_of(database).exists()
+
+
+def test_locks_make_it_busy_or_clean_as_they_do_here(crew: Crew, database: Path) -> None:
+    before = everything_in(database.parent)
+    with holding(database, READERS_LOCK), pytest.raises(BusyError, match="holds a lock"):
+        done_by(crew, database)
+    with holding(database, RESERVED_LOCK):
+        assert not done_by(crew, database).found_something
+    assert everything_in(database.parent) == before
+
+
+def test_what_cannot_be_read_afterwards_is_corrupt(crew: Crew, database: Path) -> None:
+    """A journal without a header is deleted, and what it leaves begins with a page that is none."""
+    with database.open("r+b") as file:
+        file.seek(16)
+        file.write(b"\0\0")  # no page size
+    journal_of(database).write_bytes(b"x" * 600)
+    with pytest.raises(CorruptError):
+        done_by(crew, database)
+
+
+def test_a_new_database_after_the_look_is_left_alone(crew: Crew, database: Path) -> None:
+    with looked_at(database) as (pair, look):
+        other = database.with_name("other.db")
+        make_database(other)
+        other.rename(database)
+        before = everything_in(database.parent)
+        with pytest.raises(BusyError, match=r"outbound\.db has been deleted"):
+            crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+    assert everything_in(database.parent) == before
+
+
+def test_the_kernel_keeps_the_database_from_growing_beyond_both_files(crew: Crew, database: Path) -> None:
+    most = database.stat().st_size + journal_of(database).stat().st_size
+    with looked_at(database) as (pair, look):
+        with journal_of(database).open("r+b") as journal:
+            journal.seek(INITIAL_PAGES)
+            journal.write(b"\xff\xff\xff\xff")
+        with pytest.raises(RollbackError, match=f"beyond {most} bytes") as raised:
+            crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+    assert raised.value.began
+    assert database.stat().st_size <= most
+    assert journal_of(database).exists()
+
+
+def test_what_one_job_may_is_not_what_the_next_one_may(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
+    small = crashed.put(tree / "outbound.db")
+    done_by(crew, small)
+    database = tree / "large.db"
+    shutil.copy(crashed.put(tree / "inbound.db"), database)
+    with database.open("r+b") as file:
+        file.truncate(4 * database.stat().st_size)
+    shutil.copy(journal_of(tree / "inbound.db"), journal_of(database))
+    assert done_by(crew, database).finished_journal
+    assert database.read_bytes() == crashed.recovered
+
+
+def test_it_has_nothing_open_but_its_channel(crew: Crew, database: Path) -> None:
+    (pid,) = crew.processes()
+    before = sorted(os.listdir(f"/proc/{pid}/fd"))
+    assert len(before) == 4, "three standard descriptors and the channel"
+    done_by(crew, database)
+    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+
+
+def test_one_that_is_killed_in_the_middle_is_told_and_not_used_again(database: Path, crashed: CrashedPair) -> None:
+    with on_duty(2) as crew:
+        told: list[BaseException] = []
+
+        def wait_for_the_lock() -> None:
+            try:
+                done_by(crew, database, busy_timeout_s=60.0)
+            except RollbackError as error:
+                told.append(error)
+
+        with holding(database, READERS_LOCK):
+            waiting = threading.Thread(target=wait_for_the_lock)
+            waiting.start()
+            pid = wait_until(lambda: next(filter(_has_it_open, crew.processes()), 0))
+            os.kill(pid, signal.SIGKILL)
+            waiting.join(10)
+        (error,) = told
+        assert isinstance(error, RollbackError)
+        assert str(error) == "the process that rolled it back has ended (signal 9)"
+        assert error.began, "nobody knows, so its snapshot is kept"
+        assert pid not in crew.processes()
+        assert done_by(crew, database).finished_journal
+    assert database.read_bytes() == crashed.recovered
+
+
+def _has_it_open(pid: int) -> bool:
+    """SQLite's own descriptor of the database, beside the standard ones, the channel and the three of a job."""
+    return len(os.listdir(f"/proc/{pid}/fd")) > 7
+
+
+def test_a_large_database_is_rolled_back_here(
+    crew: Crew, database: Path, monkeypatch: pytest.MonkeyPatch, crashed: CrashedPair
+) -> None:
+    monkeypatch.setattr(module, "_MOST_BYTES", 1000)
+    (pid,) = crew.processes()
+    os.kill(pid, signal.SIGSTOP)
+    with looked_at(database) as (pair, look):
+        assert crew.perform(Job.of(pair, look, busy_timeout_s=0.01)).finished_journal
+    assert database.read_bytes() == crashed.recovered
+
+
+def test_where_all_are_at_it_the_next_one_is_done_here(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
+    """One that hangs, on a disk say, keeps nobody else waiting."""
+    (pid,) = crew.processes()
+    os.kill(pid, signal.SIGSTOP)
+    hung, other = crashed.put(tree / "hung.db"), crashed.put(tree / "other.db")
+    with looked_at(hung) as (pair, look), looked_at(other) as (other_pair, other_look):
+        waiting = threading.Thread(target=lambda: crew.perform(Job.of(pair, look, busy_timeout_s=0.01)))
+        waiting.start()
+        wait_until(crew._free.empty)
+        assert crew.perform(Job.of(other_pair, other_look, busy_timeout_s=0.01)).finished_journal
+        assert journal_of(hung).exists()
+        os.kill(pid, signal.SIGCONT)
+        waiting.join(10)
+    assert not journal_of(hung).exists()
+
+
+def test_they_are_ended_when_there_is_nothing_to_do_and_come_again(
+    crew: Crew, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pid,) = crew.processes()
+    monkeypatch.setattr(module, "_STAYS_S", 0.05)
+    with crew._turn:
+        crew._turn.notify()  # it waits by the time that was set when they came
+    wait_until(lambda: not crew.processes())
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    monkeypatch.undo()
+    crew.call_up()
+    wait_until(crew.processes)
+    done_by(crew, database)
+
+
+def test_stopping_ends_also_one_that_is_at_it(crew: Crew, database: Path) -> None:
+    (pid,) = crew.processes()
+    os.kill(pid, signal.SIGSTOP)
+    with looked_at(database) as (pair, look):
+        told: list[str] = []
+
+        def perform() -> None:
+            try:
+                crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+            except RollbackError as error:
+                told.append(str(error))
+
+        waiting = threading.Thread(target=perform)
+        waiting.start()
+        wait_until(crew._free.empty)
+        crew.stop(10)
+        waiting.join(10)
+    assert told == ["the process that rolled it back has ended (signal 9)"]
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+
+
+def test_without_one_that_starts_everything_is_done_here(
+    database: Path, monkeypatch: pytest.MonkeyPatch, crashed: CrashedPair
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    crew = Crew(Baton(), size=2)
+    crew.start()
+    try:
+        crew.call_up()
+        wait_until(lambda: crew._has_warned)
+        with looked_at(database) as (pair, look):
+            assert crew.perform(Job.of(pair, look, busy_timeout_s=0.01)).finished_journal
+    finally:
+        crew.stop(10)
+    assert database.read_bytes() == crashed.recovered
+
+
+def test_many_at_once_by_many_threads(tree: Path, crashed: CrashedPair) -> None:
+    databases = [crashed.put(tree / f"{number}.db") for number in range(60)]
+    with on_duty(3) as crew, ThreadPoolExecutor(6) as threads:
+        assert all(rolled.finished_journal for rolled in threads.map(lambda each: done_by_any(crew, each), databases))
+    assert all(each.read_bytes() == crashed.recovered for each in databases)
+    assert not list(tree.glob("*-journal"))
+
+
+def done_by_any(crew: Crew, database: Path) -> Rolled:
+    with looked_at(database) as (pair, look):
+        return crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+
+
+# --- in the service ---
+
+
+def _children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(each) for each in task.read_text().split()]
+        except OSError:  # the thread has ended
+            continue
+    return found
+
+
+def crash_many(runner: Runner, crashed: CrashedPair, count: int) -> list[Path]:
+    databases = [runner.root / f"s{number}" / "outbound.db" for number in range(count)]
+    for each in databases:
+        each.parent.mkdir(parents=True)
+        crashed.put(each)
+    return databases
+
+
+def test_hundreds_are_recovered_and_told_with_their_snapshots(runner: Runner, crashed: CrashedPair) -> None:
+    databases = crash_many(runner, crashed, 300)
+    runner.configure()
+    service = runner.start()
+    wait_until(lambda: len(service.events("recovered")) == len(databases))
+    told = service.events("recovered")
+    assert all(each.read_bytes() == crashed.recovered for each in databases)
+    assert {each["database"] for each in told} == set(map(str, databases))
+    before = crashed.put(runner.root.parent / "as-it-was.db")
+    for each in told:
+        kept = Path(each["snapshot"])
+        assert (kept / "database").read_bytes() == before.read_bytes()
+        assert (kept / "database-journal").read_bytes() == journal_of(before).read_bytes()
+    assert service.stop() == 0
+    entries = runner.json("history", "--limit", "1000")
+    assert {each["database"] for each in entries} == set(map(str, databases))
+
+
+def test_what_is_left_to_be_told_is_told_before_the_end(runner: Runner, crashed: CrashedPair) -> None:
+    databases = crash_many(runner, crashed, 300)
+    runner.configure()
+    service = runner.start()
+    wait_until(lambda: sum(not journal_of(each).exists() for each in databases) > 100)
+    assert service.stop() == 0
+    recovered = {str(each) for each in databases if not journal_of(each).exists()}
+    assert {each["database"] for each in service.events("recovered")} == recovered
+    assert {each["database"] for each in runner.json("history", "--limit", "1000")} == recovered
+
+
+def test_they_end_with_a_service_that_is_killed(runner: Runner, crashed: CrashedPair) -> None:
+    databases = crash_many(runner, crashed, 400)
+    runner.configure()
+    service = runner.start()
+    pid = service.process.pid
+    hands = wait_until(lambda: _children(pid))
+    service.kill()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{each}") for each in hands))
+    assert any(journal_of(each).exists() for each in databases), "it was killed too late"
+    runner.start()
+    wait_until(lambda: not any(journal_of(each).exists() for each in databases))
+    assert all(each.read_bytes() == crashed.recovered for each in databases)
