@@ -23,7 +23,7 @@ from loguru import logger
 
 from watcher import hand, rollback
 from watcher.baton import Baton
-from watcher.rollback import Job, RollbackError, Rolled
+from watcher.rollback import BusyError, Job, RollbackError, Rolled
 
 __all__ = ["Crew"]
 
@@ -36,6 +36,12 @@ _MOST_BYTES = 16 << 20
 """A larger database is rolled back here: it takes long enough for its progress to be watched (`liveness`)."""
 _WAITS_S = 0.02
 """For a hand that is free. Where all are held up by a disk, what does not lie on it goes on here."""
+_JOBS = 2
+"""That one has at a time: it goes on with the second when we have not yet heard of the first."""
+_TAKEN_UP_WITHIN_S = 0.1
+"""After its last judgement; a job that had to wait longer is judged again."""
+_BEHIND_ANOTHER_S = 1.0
+"""How long a job waits for the one before it, until that one's process is given up."""
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
 _BOOT = """
 import sys, types
@@ -100,12 +106,13 @@ class Crew:
         if not self._hands or job.most_bytes > _MOST_BYTES:
             return rollback.perform(job)
         with self._baton.passed_on():
+            judged_at = time.monotonic()
             try:
-                helper = self._free.get(timeout=_WAITS_S)
+                helper = self._take()
             except queue.Empty:
                 return rollback.perform(job)
             try:
-                return helper.perform(job)
+                return helper.perform(job, judged_at + _TAKEN_UP_WITHIN_S)
             finally:
                 self._used_at = time.monotonic()
                 self._give_back(helper)
@@ -114,14 +121,27 @@ class Crew:
         """Their pids."""
         return [each.pid for each in self._hands]
 
+    def _take(self) -> _Hand:
+        while True:
+            helper = self._free.get(timeout=_WAITS_S)
+            with self._turn:
+                helper.free -= 1
+                if helper in self._hands:
+                    return helper
+            self._give_back(helper)  # it was lost, or dismissed
+
     def _give_back(self, helper: _Hand) -> None:
         with self._turn:
-            if helper in self._hands and not helper.is_lost:
-                self._free.put(helper)
-                return
-            if helper in self._hands:
+            helper.free += 1
+            is_up = helper in self._hands
+            if is_up and helper.is_lost:
                 self._hands.remove(helper)
-        helper.end()
+                is_up = False
+            is_idle = helper.free == _JOBS
+        if is_up:
+            self._free.put(helper)
+        elif is_idle:
+            helper.end()
 
     # --- the thread that begins and ends them ---
 
@@ -146,10 +166,11 @@ class Crew:
             if each.is_ready():
                 with self._turn:
                     self._hands.append(each)
-                self._free.put(each)
             else:
                 self._warn("a process that was started was not ready")
                 each.end()
+        for each in self._hands * _JOBS:
+            self._free.put(each)
 
     def _warn(self, why: str) -> None:
         if not self._has_warned:  # there is nothing new in the next time
@@ -162,17 +183,15 @@ class Crew:
                 self._turn.wait(left_s)
 
     def _dismiss(self) -> None:
-        """Those that are at it meanwhile are ended by whoever has their answer."""
+        """Those that are at it meanwhile are ended by whoever has their last answer."""
         with self._turn:
-            at_it, self._hands = self._hands, []
+            dismissed, self._hands = self._hands, []
             self._called = False
-        with suppress(queue.Empty):
-            while True:
-                idle = self._free.get_nowait()
-                at_it.remove(idle)
-                idle.end()
+            idle = [each for each in dismissed if each.free == _JOBS]
+        for each in idle:
+            each.end()
         if self._closing:
-            for each in at_it:
+            for each in dismissed:
                 each.kill()
 
 
@@ -205,6 +224,9 @@ class _Hand:
         self._channel = ours
         self.pid = self._process.pid
         self.is_lost = False
+        self.free = _JOBS  # jobs that it may be given; guarded by the crew's _turn
+        self._sending = threading.Lock()
+        self._last = threading.Lock()  # held by whoever waits for the last answer; guarded by _sending
 
     def is_ready(self) -> bool:
         """Wait until it is. False where it is not in time, or has ended."""
@@ -216,12 +238,30 @@ class _Hand:
         finally:
             self._channel.settimeout(None)
 
-    def perform(self, job: Job) -> Rolled:
+    def perform(self, job: Job, until: float) -> Rolled:
+        """
+        Args:
+            until: by time.monotonic: taken up later than that, it is busy.
+
+        Raises:
+            BusyError, CorruptError, RollbackError, OSError: as :func:`watcher.rollback.perform`.
+        """
+        turn = threading.Lock()
+        turn.acquire()
         try:
-            return hand.ask(self._channel, job)
+            with self._sending:
+                before, self._last = self._last, turn
+                hand.send(self._channel, job, until)
+            if not before.acquire(timeout=_BEHIND_ANOTHER_S):
+                self.is_lost = True
+                self.kill()
+                raise BusyError("the process that was to roll it back is held up by another database")
+            return hand.receive(self._channel)
         except EOFError as error:
             self.is_lost = True
             raise RollbackError(f"the process that rolled it back has ended ({self._how()})", began=True) from error
+        finally:
+            turn.release()
 
     def _how(self) -> str:
         try:
@@ -246,4 +286,4 @@ def _processors() -> int:
     if sys.platform != "linux":
         return 0
     usable = len(os.sched_getaffinity(0))
-    return 0 if usable < 2 else min(usable + 1, _MOST_HANDS)  # one of them waits for the disk most of the time
+    return 0 if usable < 2 else min(usable, _MOST_HANDS)

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -24,7 +25,7 @@ from watcher.pinned import Pinned
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, perform
 from watcher.unix_vfs import let_write
 
-__all__ = ["READY", "ask", "main"]
+__all__ = ["READY", "main", "receive", "send"]
 
 READY = b"ready"
 _MOST_BYTES = 1 << 16
@@ -37,19 +38,33 @@ _Answer = dict[str, Any]
 """JSON, and not Python's pickle: the process that sends it reads hostile files."""
 
 
-def ask(channel: socket.socket, job: Job) -> Rolled:
-    """Have a job done by the process at the other end.
+def send(channel: socket.socket, job: Job, until: float) -> None:
+    """Give a job to the process at the other end: its answers come in the order of the jobs.
+
+    Args:
+        until: by time.monotonic, which on Linux is the same in all processes: taken up later than that, it is busy.
+
+    Raises:
+        EOFError: that process has ended.
+    """
+    asked = [until, job.path, job.most_bytes, job.acts_as, job.busy_timeout_s]
+    try:
+        socket.send_fds(channel, [json.dumps(asked).encode()], [job.directory_fd, job.database.fd, job.journal.fd])
+    except OSError as error:
+        raise EOFError from error
+
+
+def receive(channel: socket.socket) -> Rolled:
+    """The next answer.
 
     Raises:
         BusyError, CorruptError, RollbackError, OSError: as :func:`watcher.rollback.perform`.
         EOFError: that process has ended; how far it came is not known.
         RuntimeError: it has met what nobody has thought of.
     """
-    asked = [job.path, job.most_bytes, job.acts_as, job.busy_timeout_s]
     try:
-        socket.send_fds(channel, [json.dumps(asked).encode()], [job.directory_fd, job.database.fd, job.journal.fd])
         answer = channel.recv(_MOST_BYTES)
-    except ConnectionError as error:
+    except OSError as error:  # it was closed by whoever waited for the answer before
         raise EOFError from error
     if not answer:
         raise EOFError
@@ -95,7 +110,7 @@ def main() -> None:
 
 
 def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: int) -> _Answer:
-    path, most_bytes, *others = asked
+    until, path, most_bytes, *others = asked
     name = os.path.basename(path)
     try:
         with ExitStack() as closing:
@@ -104,6 +119,8 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
             closing.callback(database.close)
             journal = Pinned(f"{name}-journal", "the journal", directory_fd, fd=journal_fd)
             closing.callback(journal.close)
+            if time.monotonic() > until:
+                raise BusyError("it was not taken up in time; it is judged again")
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
             rolled = perform(Job(path, directory_fd, database, journal, most_bytes, *others))
     except RollbackError as error:

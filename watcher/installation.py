@@ -163,7 +163,7 @@ class Installation:
         self._aftercare = Aftercare(
             self.rooms.looker, self.rooms.recovery, self.reports, busy=lambda: self.reconciler.backlog() > 0
         )
-        self._afterwards = Afterwards(busy=lambda: self.reconciler.backlog() > 0)
+        self._afterwards = Afterwards(busy=self._is_rush)
         self.reconciler = Reconciler(
             self.rooms.looker,
             self.rooms.examiner,
@@ -203,6 +203,9 @@ class Installation:
     def begin_to_sweep(self) -> None:
         """Start the sweeps, the first one at once; after the watch, so that nothing falls between the two."""
         self.sweep.start()
+
+    def _is_rush(self) -> bool:
+        return self.reconciler.is_rush()
 
     def check_rights(self) -> None:
         """Look, when there is time, for databases that we could not write, and warn of them."""

@@ -36,6 +36,8 @@ _WAIT_MOST_S = 5.0
 _HOLD_MOST_S = 10.0
 _MANY = 64
 """So many that wait are helped more by another process than by the time that it takes to begin."""
+_ROW = 4
+"""Recoveries without another outcome in between: it goes on like that."""
 _MOST_REMEMBERED = 50_000
 _MOST_REFUSED_PER_SESSION = 200
 """Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
@@ -108,6 +110,7 @@ class Reconciler:
         self._baton = baton
         self._crew = crew
         self._agenda = Agenda(recovery_settings.workers, looker.tree.session_of)
+        self._in_a_row = 0  # recoveries; a count that any worker may miss by one
         self._hands = Hands(patience_s, crew.processes)
         self._exits = Exits(self.hint)
         self._lock = threading.Lock()
@@ -169,6 +172,10 @@ class Reconciler:
             held=by_decision.count(Decision.HOLD),
             refused=by_decision.count(Decision.REFUSE),
         )
+
+    def is_rush(self) -> bool:
+        """Whether many databases are being recovered, one after the other."""
+        return self._is_rush(1)
 
     def backlog(self) -> int:
         """How many places are to be looked at now."""
@@ -315,7 +322,7 @@ class Reconciler:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
-        hurried = self._agenda.waiting() >= _MANY
+        hurried = self._is_rush(_MANY)
         if hurried:
             self._crew.call_up()
         still_for_s = time.monotonic() - known.since
@@ -327,6 +334,7 @@ class Reconciler:
             patient=not self._agenda.is_pressed(),
             hurried=hurried,
         )
+        self._in_a_row = self._in_a_row + 1 if attempt.record.outcome is Outcome.RECOVERED else 0
         if hurried and attempt.record.outcome is Outcome.RECOVERED:
             self._forget(finding.place)
             self._later(lambda: self._conclude(finding, attempt))
@@ -343,6 +351,11 @@ class Reconciler:
         self._forget(finding.place)
         if attempt.record.outcome in {Outcome.RECOVERED, Outcome.CORRUPT}:
             self._done(finding.place, attempt.record)
+
+    def _is_rush(self, waiting: int) -> bool:
+        """Whether one recovery comes after the other, and at least so many places still wait. A thousand that cannot be
+        recovered, and wait to be looked at again, are none."""
+        return self._in_a_row >= _ROW and self._agenda.waiting() >= waiting
 
     def _conclude(self, finding: Finding, attempt: Attempt) -> None:
         """The words, for a recovery that others did not have to wait for."""
