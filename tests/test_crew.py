@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -188,20 +189,55 @@ def test_a_large_database_is_rolled_back_here(
     assert database.read_bytes() == crashed.recovered
 
 
+def _tried(crew: Crew, job: Job) -> str:
+    try:
+        return f"{crew.perform(job)}"
+    except RollbackError as error:
+        return str(error)
+
+
+def test_one_behind_another_that_hangs_is_looked_at_again(
+    crew: Crew, tree: Path, crashed: CrashedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BEHIND_ANOTHER_S", 0.05)
+    (pid,) = crew.processes()
+    hung, behind = crashed.put(tree / "hung.db"), crashed.put(tree / "behind.db")
+    with holding(hung, READERS_LOCK), looked_at(hung) as (pair, look), looked_at(behind) as (other_pair, other_look):
+        told: list[str] = []
+        job = Job.of(pair, look, busy_timeout_s=60.0)
+        waiting = threading.Thread(target=lambda: told.append(_tried(crew, job)))
+        waiting.start()
+        wait_until(lambda: _has_it_open(pid))
+        with pytest.raises(BusyError, match="held up by another database"):
+            crew.perform(Job.of(other_pair, other_look, busy_timeout_s=0.01))
+        waiting.join(10)
+    assert told == ["the process that rolled it back has ended (signal 9)"]
+    assert crew.processes() == []
+    assert journal_of(behind).exists()
+
+
 def test_where_all_are_at_it_the_next_one_is_done_here(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
     """One that hangs, on a disk say, keeps nobody else waiting."""
     (pid,) = crew.processes()
     os.kill(pid, signal.SIGSTOP)
+    told: list[str] = []
     hung, other = crashed.put(tree / "hung.db"), crashed.put(tree / "other.db")
     with looked_at(hung) as (pair, look), looked_at(other) as (other_pair, other_look):
-        waiting = threading.Thread(target=lambda: crew.perform(Job.of(pair, look, busy_timeout_s=0.01)))
-        waiting.start()
+        waiting = [
+            threading.Thread(target=lambda: told.append(_tried(crew, Job.of(pair, look, busy_timeout_s=0.01))))
+            for _ in range(module._JOBS)
+        ]
+        for each in waiting:
+            each.start()
         wait_until(crew._free.empty)
         assert crew.perform(Job.of(other_pair, other_look, busy_timeout_s=0.01)).finished_journal
         assert journal_of(hung).exists()
+        time.sleep(2 * module._TAKEN_UP_WITHIN_S)
         os.kill(pid, signal.SIGCONT)
-        waiting.join(10)
-    assert not journal_of(hung).exists()
+        for each in waiting:
+            each.join(10)
+    assert told == ["it was not taken up in time; it is judged again"] * module._JOBS
+    assert journal_of(hung).exists()
 
 
 def test_they_are_ended_when_there_is_nothing_to_do_and_come_again(
@@ -224,16 +260,10 @@ def test_stopping_ends_also_one_that_is_at_it(crew: Crew, database: Path) -> Non
     os.kill(pid, signal.SIGSTOP)
     with looked_at(database) as (pair, look):
         told: list[str] = []
-
-        def perform() -> None:
-            try:
-                crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
-            except RollbackError as error:
-                told.append(str(error))
-
-        waiting = threading.Thread(target=perform)
+        job = Job.of(pair, look, busy_timeout_s=0.01)
+        waiting = threading.Thread(target=lambda: told.append(_tried(crew, job)))
         waiting.start()
-        wait_until(crew._free.empty)
+        wait_until(lambda: crew._free.qsize() < module._JOBS)
         crew.stop(10)
         waiting.join(10)
     assert told == ["the process that rolled it back has ended (signal 9)"]

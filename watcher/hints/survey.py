@@ -123,9 +123,9 @@ class Survey:
         """The journals of sessions: a call of faccessat2(2) each, which costs half of an lstat, and a little less where
         it is asked for our effective rights: for the real ones the kernel makes credentials of their own.
 
-        A loop of the same calls in C takes five sixths of the time (30,000 sessions on ext4: 26 ms of 31, find 200): two
-        names of each are looked up in a cache that is larger than the processor's. The rest is Python's, of which map,
-        partial, names as str and calls without these flags save next to nothing."""
+        A loop of the same calls in C takes five sixths of the time (30,000 sessions on ext4: 26 ms of 31, find 200):
+        two names of each are looked up in a cache that is larger than the processor's. The rest is Python's, of which
+        map, partial, names as str and calls without these flags save next to nothing."""
         access, exists = os.access, os.F_OK  # this loop is what a sweep of a large tree costs
         for journal, paths in zip(self._names, node.asked, strict=False):
             for path in paths:
