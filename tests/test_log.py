@@ -330,44 +330,6 @@ def test_other_sinks_of_the_host_stay(stream: io.StringIO) -> None:
     assert stream.getvalue() == ""
 
 
-@pytest.mark.parametrize("json_lines", [False, True])
-def test_a_line_that_goes_past_loguru_is_the_same(json_lines: bool) -> None:
-    told = []
-    for alone in (False, True):
-        stream = io.StringIO()
-        log.configure(level="INFO", instance="x", json_lines=json_lines, stream=stream, alone=alone)
-        for what in (Event.BUSY, Event.HELD, Event.RECOVERY_FAILED):
-            log.tell(what, HOSTILE, database=HOSTILE, exception=broken(), name=Path(HOSTILE), made=lambda: [HOSTILE])
-        log.close()
-        log.tell(Event.HELD, "nobody listens any more")
-        told.append(re.sub(r"\d\d:\d\d:\d\d\.\d{3}", "", stream.getvalue()))
-    assert told[0] == told[1]
-    assert "held" in told[0]
-    assert "busy" not in told[0]
-
-
-def test_past_loguru_goes_nothing_that_is_for_a_file_too(tmp_path: Path, stream: io.StringIO) -> None:
-    file = tmp_path / "watcher.log"
-    log.configure(level="INFO", instance="x", stream=stream, file=file, alone=True)
-    log.tell(Event.STARTED, "here we are")
-    log.close()
-    assert file.read_text("utf-8") == stream.getvalue() != ""
-
-
-def test_what_costs_something_to_make_is_made_where_somebody_wants_it(stream: io.StringIO) -> None:
-    made = []
-
-    def make() -> list[str]:
-        made.append("it")
-        return made
-
-    for alone, json_lines in ((True, False), (True, True), (False, True)):
-        log.configure(level="INFO", instance="x", json_lines=json_lines, stream=stream, alone=alone)
-        log.tell(Event.STARTED, "here we are", evidence=make)
-        assert len(made) == json_lines + (not alone)
-    assert stream.getvalue().endswith('"evidence": ["it", "it"]}\n')
-
-
 def test_no_line_is_lost_or_doubled_while_the_log_is_set_up_anew(tmp_path: Path, stream: io.StringIO) -> None:
     file = tmp_path / "watcher.log"
 

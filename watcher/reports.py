@@ -286,6 +286,5 @@ def _left_out(number: int) -> str:
     return f" (told {number} times less since)" if number else ""
 
 
-def _evidence(judgement: Judgement | None) -> Callable[[], object]:
-    """For the JSON of a line alone: made where there is any."""
-    return lambda: [] if judgement is None else judgement.as_json()["evidence"]
+def _evidence(judgement: Judgement | None) -> list[dict[str, str]]:
+    return [] if judgement is None else judgement.as_json()["evidence"]  # type: ignore[return-value]

@@ -433,7 +433,6 @@ def _configure_log(settings: LogSettings, instance: str) -> None:
         retention=settings.retention,
         compression=settings.compression,
         journal=is_its_journal(2),
-        alone=True,
     )
 
 

@@ -107,7 +107,7 @@ def plain(value: object) -> object:
     """The value as JSON has it, with each text as one printable line.
 
     A path is a name, and is shown as :func:`watcher.names.printable` does; a `str` is text that says something, and
-    goes through :func:`one_line`. A float that is no number is None. A function is called for its value.
+    goes through :func:`one_line`. A float that is no number is None.
     """
     match value:
         case None | bool() | int():
@@ -124,8 +124,6 @@ def plain(value: object) -> object:
             return {one_line(str(key)): plain(each) for key, each in value.items()}
         case list() | tuple() | set() | frozenset():
             return [plain(each) for each in value]
-        case FunctionType():
-            return plain(value())
         case _:
             return one_line(str(value))
 

@@ -78,13 +78,8 @@ def event(
         message: one line; names in it through `printable`. It is never a format.
         database: path of the database it is about, as the file system has it.
         exception: told with its traceback where the level is ERROR or above.
-        fields: more for JSON lines. A `Path` is a name, and is escaped as every name is; a `str` is text; a function is
-            called for what it gives, where somebody wants it.
+        fields: more for JSON lines. A `Path` is a name, and is escaped as every name is; a `str` is text.
     """
-    if _relay.is_alone:
-        if _relay.takes(_number_of(level)):
-            _relay.put(_line(level, str(name), message, database, exception, fields))
-        return
     extra = {key: plain(value) for key, value in fields.items()}
     extra["event"] = str(name)
     if database is not None:
@@ -110,7 +105,6 @@ def configure(
     stream: TextIO | None = None,
     colour: bool | None = None,
     journal: bool = False,
-    alone: bool = False,
 ) -> None:
     """Set the log up, or anew: no line is lost or doubled by it. Not from a signal's handler, which may have
     interrupted a line.
@@ -125,8 +119,6 @@ def configure(
         colour: None where the stream is a terminal; never where NO_COLOR is set.
         journal: the stream is systemd's journal: lines for people begin with their priority there, where no file is
             set, which would be the place for people to look.
-        alone: the process is ours, and no sink of a host's wants our events. They go past loguru then, whose record of
-            a line costs as much as all the rest of it, but where there is a file, which is loguru's.
 
     Raises:
         ValueError, TypeError: no such level, or a rotation, retention or compression that loguru does not know; the
@@ -149,7 +141,6 @@ def configure(
             stream=LogStream(stream),
             colour=colour and not os.environ.get("NO_COLOR"),
             journal=journal and log_file is None,
-            alone=alone and log_file is None,
             file=log_file,
         )
     )
@@ -171,7 +162,6 @@ class _Outputs:
     stream: LogStream
     colour: bool
     journal: bool
-    alone: bool
     file: LogFile | None
 
 
@@ -180,18 +170,12 @@ class _Relay:
     way to a sink which is removed in that moment; what changes at a reload is where it writes."""
 
     def __init__(self) -> None:
-        # Reentrant: an object that is collected in the middle of a line may have something to tell.
-        self._guard = threading.RLock()
-        self._outputs: _Outputs | None = None  # under _guard, but for the peeks of `is_alone`, `_wants` and `takes`
+        self._guard = threading.Lock()
+        self._outputs: _Outputs | None = None  # under _guard, but for the peeks of `_wants` and `takes`
         self._missing_in_file = 0  # under _guard
         self._repeats = Repeats(capacity=100)
         self._handler_id: int | None = None  # of the thread that configures
         self._libraries = _Libraries()
-
-    @property
-    def is_alone(self) -> bool:
-        outputs = self._outputs
-        return outputs is not None and outputs.alone
 
     def takes(self, level_no: int) -> bool:
         outputs = self._outputs
@@ -245,10 +229,7 @@ class _Relay:
         return record["level"].no >= lowest
 
     def _take(self, message: loguru.Message) -> None:
-        self.put(_line_of(message.record))
-
-    def put(self, line: Line) -> None:
-        """Write a line, whatever its level."""
+        line = _line_of(message.record)
         with self._guard:
             if self._outputs is None:
                 return
@@ -332,25 +313,6 @@ def _line_of(record: loguru.Record) -> Line:
         database=None if database is None else one_line(str(database)),
         fields=fields,
         error=error,
-    )
-
-
-def _line(
-    level: str,
-    name: str,
-    message: str,
-    database: str | None,
-    exception: BaseException | None,
-    fields: dict[str, object],
-) -> Line:
-    return Line(
-        time=datetime.now(UTC),
-        level=level,
-        event=name,
-        message=message,
-        database=None if database is None else printable(database),
-        fields=fields,
-        error=exception if _number_of(level) >= logging.ERROR else None,
     )
 
 
