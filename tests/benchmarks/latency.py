@@ -144,8 +144,9 @@ def kill(database: Path, *, by_hand: bool) -> float:
         assert writer.stdout.readline() == b"hot\n"
         began = time.perf_counter()
         os.kill(writer.pid, signal.SIGKILL)
+        # Until it has exited nobody may recover it: to look already would take the processor from its end.
+        os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)
         if by_hand:
-            os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)
             with closing(sqlite3.connect(database)) as connection:
                 connection.execute("PRAGMA schema_version").fetchone()
         while os.path.lexists(journal) or not _reads(database):

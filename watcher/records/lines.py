@@ -15,7 +15,7 @@ import os
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import FunctionType, MappingProxyType
+from types import MappingProxyType
 from typing import NamedTuple
 
 from watcher.names import printable
