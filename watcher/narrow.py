@@ -31,7 +31,7 @@ from watcher.pinned import Pinned
 from watcher.rights import rights_of
 from watcher.unix_vfs import VFS, through
 
-__all__ = ["NEW_JOURNAL", "Grant", "opened"]
+__all__ = ["NEW_JOURNAL", "Grant", "opened", "read_version"]
 
 NEW_JOURNAL = "a new journal has appeared: a writer is at it again"
 _STRANGE = "SQLite asked for a file that is neither the database nor its journal"
@@ -237,13 +237,37 @@ def opened(grant: Grant, flags: int, *, busy_timeout_s: float) -> Iterator[apsw.
         RightsError: the kernel does not let us act as that user.
     """
     with through(grant), rights_of(grant.acts_as):
-        connection = apsw.Connection(grant.alias, flags=flags, vfs=VFS, statementcachesize=0)
+        connection = _connected(grant, flags, busy_timeout_s)
         try:
-            connection.set_busy_timeout(round(busy_timeout_s * 1000))
-            connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
-            connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
-            if not _MAPS_NOTHING:
-                connection.pragma("mmap_size", 0)
             yield connection
         finally:
             connection.close(True)
+
+
+def read_version(grant: Grant, flags: int, *, busy_timeout_s: float) -> None:
+    """Open it as :func:`opened` does, have SQLite take the SHARED lock, before which it rolls a hot journal back, and
+    read the schema version, for which no schema is parsed.
+
+    Raises:
+        apsw.Error, RightsError: as :func:`opened`; SQLite cannot read it.
+    """
+    with through(grant), rights_of(grant.acts_as):
+        connection = _connected(grant, flags, busy_timeout_s)
+        try:
+            connection.pragma("schema_version")
+        finally:
+            connection.close(True)
+
+
+def _connected(grant: Grant, flags: int, busy_timeout_s: float) -> apsw.Connection:
+    connection = apsw.Connection(grant.alias, flags=flags, vfs=VFS, statementcachesize=0)
+    try:
+        connection.set_busy_timeout(round(busy_timeout_s * 1000))
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        if not _MAPS_NOTHING:
+            connection.pragma("mmap_size", 0)
+    except BaseException:
+        connection.close(True)
+        raise
+    return connection

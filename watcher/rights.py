@@ -17,7 +17,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 __all__ = ["RightsError", "overrides_modes", "recovers_as", "rights_of"]
 
@@ -64,8 +64,7 @@ def recovers_as(*owners: int) -> int | None:
     return None if others else owner or None
 
 
-@contextmanager
-def rights_of(uid: int | None) -> Iterator[None]:
+def rights_of(uid: int | None) -> AbstractContextManager[None]:
     """Have the file-system rights of this user and of no group in the calling thread, until the end of the block.
 
     A thread that cannot take its own rights back ends the process: its next recovery would be one in the name of the
@@ -77,9 +76,14 @@ def rights_of(uid: int | None) -> Iterator[None]:
     Raises:
         RightsError: the kernel refuses. Nothing has changed.
     """
-    if uid is None:
-        yield
-        return
+    return _OUR_OWN if uid is None else _rights_of(uid)
+
+
+_OUR_OWN = nullcontext()
+
+
+@contextmanager
+def _rights_of(uid: int) -> Iterator[None]:
     assert sys.platform == "linux"
     before = _Rights.of_this_thread()
     try:

@@ -13,7 +13,7 @@ import apsw
 from watcher.denials import no_room
 from watcher.met import UnsafeError
 from watcher.names import clipped
-from watcher.narrow import NEW_JOURNAL, Grant, opened
+from watcher.narrow import NEW_JOURNAL, Grant, opened, read_version
 from watcher.pinned import LookAgainError, Pinned
 from watcher.rights import RightsError, recovers_as
 
@@ -150,7 +150,7 @@ def roll_back(job: Job) -> Rolled:
     """
     grant = Grant(job.directory_fd, job.path, job.database, job.journal, most_bytes=job.most_bytes, acts_as=job.acts_as)
     try:
-        _read_version(grant, apsw.SQLITE_OPEN_READWRITE, job.busy_timeout_s)
+        read_version(grant, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s=job.busy_timeout_s)
     except (apsw.BusyError, apsw.LockedError) as error:
         raise BusyError("another connection holds a lock on it") from error
     except RightsError as error:
@@ -182,7 +182,7 @@ def read_back(job: Job) -> None:
     """
     grant = Grant(job.directory_fd, job.path, job.database, acts_as=job.acts_as)
     try:
-        _read_version(grant, apsw.SQLITE_OPEN_READONLY, busy_timeout_s=0.0)
+        read_version(grant, apsw.SQLITE_OPEN_READONLY, busy_timeout_s=0.0)
     except (apsw.BusyError, apsw.LockedError) as error:
         raise BusyError("another connection holds a lock on it") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
@@ -209,12 +209,6 @@ def reading(database: Pinned, directory_fd: int, path: str) -> Iterator[apsw.Con
     with opened(Grant(directory_fd, path, database), apsw.SQLITE_OPEN_READONLY, busy_timeout_s=5.0) as connection:
         connection.pragma("cell_size_check", True)
         yield connection
-
-
-def _read_version(grant: Grant, flags: int, busy_timeout_s: float) -> None:
-    with opened(grant, flags, busy_timeout_s=busy_timeout_s) as connection:
-        # Takes the SHARED lock, before which SQLite rolls a hot journal back, and parses no schema.
-        connection.pragma("schema_version")
 
 
 def _failed(grant: Grant, error: apsw.Error) -> RollbackError:

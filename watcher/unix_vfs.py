@@ -19,8 +19,7 @@ import ctypes
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 import apsw
@@ -64,14 +63,19 @@ _of_thread = _OfThread()
 """SQLite makes its system calls and logs in the thread that has called it."""
 
 
-@contextmanager
-def through(view: View) -> Iterator[None]:
+class through:  # noqa: N801 - what a `with` reads
     """Have SQLite see what the view allows, in this thread, until the end of the block."""
-    assert _of_thread.view is None
-    _of_thread.view = view
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __enter__(self) -> None:
+        assert _of_thread.view is None
+        _of_thread.view = self._view
+
+    def __exit__(self, *_: object) -> None:
         _of_thread.view = None
 
 
