@@ -52,8 +52,8 @@ _THREADS_BESIDE_WORKERS = 14
 """At most so many, with a listener, an engine and hooks."""
 _STATUS_PAUSE_S = 0.25
 """After a change, for those that come with it."""
-_STATUS_APART_S = 1.0
-"""Between two reports, where the changes do not end."""
+_STATUS_MOST_APART_S = 1.0
+"""Between two reports, where the changes do not end: the time doubles from one to the next."""
 _STATUS_AGAIN_S = 1.0
 _FIRST_SWEEP_PAUSE_S = 1.0
 
@@ -86,6 +86,7 @@ class Service:
         self._repeats = Repeats(capacity=100)
         self._status_due: float | None = None  # written by the main thread, read by any
         self._reported = -math.inf
+        self._status_apart_s = _STATUS_PAUSE_S
         self._spare = Spare()
         self._failed = False
         self._manager = ServiceManager()
@@ -381,7 +382,10 @@ class Service:
     def _report_soon(self) -> None:
         self._outward.changed()
         if self._status_due is None:
-            self._status_due = max(time.monotonic() + _STATUS_PAUSE_S, self._reported + _STATUS_APART_S)
+            now = time.monotonic()
+            goes_on = now - self._reported < self._status_apart_s
+            self._status_apart_s = min(2 * self._status_apart_s, _STATUS_MOST_APART_S) if goes_on else _STATUS_PAUSE_S
+            self._status_due = max(now + _STATUS_PAUSE_S, self._reported + self._status_apart_s)
 
     def _report(self) -> None:
         self._reported = time.monotonic()

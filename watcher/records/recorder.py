@@ -17,9 +17,10 @@ __all__ = ["Recorder"]
 
 _BATCH = 500
 """Records per transaction: a mass recovery costs one commit for so many, and not one for each."""
-_APART_S = 1.0
+_APART_S, _MOST_APART_S = 0.2, 1.0
 """Between two commits: each costs a millisecond or two of CPU, the disk, and the interpreter's lock, which recoveries
-want, too. So the first record after a quiet second is written at once, and those that follow share a commit."""
+want, too. So the first record after a quiet time is written at once, and those that follow share a commit; where they
+do not end, the time doubles."""
 _LONGEST_PAUSE_S = 30.0
 
 
@@ -62,8 +63,9 @@ class Recorder:
         self._waiting: deque[tuple[Record, str]] = deque()  # under _guard, as are the next two
         self._in_hand = 0
         self._lost = 0
-        self._pause_s = 0.0  # the thread's own, like the next one; 0 while all is well
+        self._pause_s = 0.0  # the thread's own, like the next two; 0 while all is well
         self._next_due = 0.0  # by time.monotonic
+        self._apart_s = _APART_S
         # A daemon, since a disk that hangs must not keep the process: stop() waits for it, but not for ever.
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -119,7 +121,7 @@ class Recorder:
             waiting, over = self._put_back(batch)
             self._on_failed(error, waiting)
             return not over
-        self._next_due = time.monotonic() + _APART_S
+        self._next_due = time.monotonic() + self._apart_s
         with self._changed:
             self._in_hand = 0
             lost = self._lost
@@ -156,7 +158,10 @@ class Recorder:
             self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
         left_s = self._next_due - time.monotonic()
         if left_s > 0:
+            self._apart_s = min(2 * self._apart_s, _MOST_APART_S)
             self._stopping.wait(left_s)
+        else:
+            self._apart_s = _APART_S
         with self._changed:
             batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
             self._in_hand = len(batch)
