@@ -1,4 +1,4 @@
-"""Copies of a pair, made right before its rollback, in the state directory.
+"""The copies of pairs, made right before their rollbacks, in the state directory: what is kept, and what goes.
 
 A snapshot is a directory that holds `database` and `database-journal`: SQLite can open it as it stands. Snapshots are
 kept for the day when somebody doubts a recovery; the recovery itself is SQLite's own and safe without them.
@@ -7,7 +7,6 @@ kept for the day when somebody doubts a recovery; the recovery itself is SQLite'
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -24,19 +23,16 @@ from watcher.look import Look, LookAgainError, Pair
 from watcher.names import printable
 from watcher.records.state_dir import StateDir, StateError
 from watcher.settings import SnapshotSettings
+from watcher.snapshot import InMemory, Snapshot, SnapshotError, SnapshotSkipped
+from watcher.snapshot_files import copy_file, write_file
 from watcher.snapshot_index import CORRUPT, Index, Kept, Shelf
 from watcher.tree import UnsafeError
 
 __all__ = ["Snapshot", "SnapshotError", "SnapshotSkipped", "Snapshots"]
 
 _FILES = ("database", "database-journal")
-_FICLONE = 0x40049409  # linux/fs.h: share the other file's extents, where the file system can
-_CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 1 << 21
 """A database up to this size is copied to memory first, and to the disk when SQLite has finished."""
-_MOST_DEFERRED, _MOST_DEFERRED_BYTES = 500, 64 << 20
-"""So many wait in memory, and so much of it, while hundreds are recovered: files take longer to make than a
-rollback, and a host waits for the one but not for the other."""
 _FREE_SHARE = 0.05
 _SESSION_SHARE = 0.25
 _KEEP_CORRUPT = 3
@@ -44,81 +40,9 @@ _MOST_KEPT = 10_000
 """Of tiny pairs `max_total` holds so many that the inodes of the disk, and our memory, would be gone first."""
 _OVERHEAD_BYTES = 16_384
 """What a snapshot takes on the disk beside its bytes: a directory, and two files that fill their last block in part."""
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _UNFINISHED = ".unfinished"
 _LEFT_BEHIND_S = 3600.0
 """An unfinished one that is older was left by a process that was killed."""
-
-
-class SnapshotError(Exception):
-    """The copy could not be made. The message says why, and where."""
-
-
-class SnapshotSkipped(SnapshotError):  # noqa: N818 - a rule, not a failure
-    """The settings, or the space that is left, allow no copy of this size."""
-
-
-class Snapshot:
-    """The copy of one pair, made before its rollback: on the disk at once, or in memory until SQLite has finished.
-
-    A small database is read in a tenth of the time that new files take, and the poll of its host waits for neither. Of
-    its journal nothing need be read before: SQLite deletes it, and it is there for as long as it is open (unlink(2)).
-    Where the process is killed in between, the journal is still the copy that is safe, or the rollback is through.
-    """
-
-    def __init__(self, snapshots: Snapshots, pair: Pair, look: Look, *, path: str | None, database: bytes) -> None:
-        self._snapshots = snapshots
-        self._pair = pair
-        self._look = look
-        self._path = path
-        self._database = database
-        self._journal_fd: int | None = None  # while it is detached
-
-    def detach(self) -> bool:
-        """Let it stay in memory when the pair is let go, until :meth:`keep`. False where it has to be kept before: too
-        many wait already, or it is on the disk."""
-        if self._path is not None or not self._snapshots.defer(self._size_bytes):
-            return False
-        try:
-            self._journal_fd = os.dup(self._pair.pinned_journal.reader())
-        except (OSError, LookAgainError, UnsafeError):  # no descriptor to be had
-            self._snapshots.undefer(self._size_bytes)
-            return False
-        return True
-
-    def keep(self) -> str:
-        """Have it on the disk, the pair being held still, or the snapshot detached.
-
-        Returns:
-            Its path.
-
-        Raises:
-            SnapshotError: the copy failed, or the disk would be too full; nothing of it is left.
-        """
-        if self._path is None:
-            try:
-                self._path = self._snapshots.take(
-                    self._pair, self._look, database=self._database, journal_fd=self._journal_fd
-                )
-            finally:
-                self._attach()
-        return self._path
-
-    def _attach(self) -> None:
-        if self._journal_fd is not None:
-            os.close(self._journal_fd)
-            self._journal_fd = None
-            self._snapshots.undefer(self._size_bytes)
-
-    @property
-    def _size_bytes(self) -> int:
-        """What it takes of our memory."""
-        return len(self._database)
-
-    def drop(self) -> None:
-        """Forget it: nothing was done."""
-        if self._path is not None:
-            self._snapshots.drop(self._path)
 
 
 class Snapshots:
@@ -135,27 +59,11 @@ class Snapshots:
     def __init__(self, directory: Path, settings: SnapshotSettings) -> None:
         self._directory = os.fspath(directory)
         self._settings = settings
+        self._in_memory = InMemory()
         self._lock = threading.Lock()
         self._kept: Index | None = None  # read from the disk at first use; guarded by _lock
         self._has_directory = False  # a second thread may make and check it once more
         self._count = 0  # distinguishes two snapshots of one millisecond; guarded by _lock
-        self._deferred = 0  # how many are detached; guarded by _lock, like the next one
-        self._deferred_bytes = 0
-
-    def defer(self, size_bytes: int) -> bool:
-        """Count one more in memory. False where it is one too many, or they would be too large together."""
-        with self._lock:
-            if self._deferred >= _MOST_DEFERRED or self._deferred_bytes + size_bytes > _MOST_DEFERRED_BYTES:
-                return False
-            self._deferred += 1
-            self._deferred_bytes += size_bytes
-            return True
-
-    def undefer(self, size_bytes: int) -> None:
-        """One that was counted is on the disk, or given up."""
-        with self._lock:
-            self._deferred -= 1
-            self._deferred_bytes -= size_bytes
 
     def obstacle(self, look: Look) -> str | None:
         """Why the settings would allow no snapshot of this pair, whatever the disk holds; None where they do."""
@@ -178,7 +86,7 @@ class Snapshots:
         """
         assert look.database is not None
         if at_once or look.database.size_bytes > _IN_MEMORY_BYTES:
-            return Snapshot(self, pair, look, path=self.take(pair, look), database=b"")
+            return Snapshot(self, self._in_memory, pair, look, path=self.take(pair, look), database=b"")
         self._check_size(_size_bytes(look))
         try:
             database = os.pread(pair.database_reader(), look.database.size_bytes, 0)
@@ -186,7 +94,7 @@ class Snapshots:
             raise self._failed(error) from error
         if len(database) < look.database.size_bytes:
             raise self._failed(LookAgainError("it became shorter while it was copied"))
-        return Snapshot(self, pair, look, path=None, database=database)
+        return Snapshot(self, self._in_memory, pair, look, path=None, database=database)
 
     def take(self, pair: Pair, look: Look, *, database: bytes | None = None, journal_fd: int | None = None) -> str:
         """Copy the pair to the disk. No SQLite connection of this process is on its database.
@@ -214,11 +122,11 @@ class Snapshots:
         try:
             copy = os.path.join(kept.path, "database")
             if database is None:
-                _copy(pair.database_reader(), copy, look.database.size_bytes)
+                copy_file(pair.database_reader(), copy, look.database.size_bytes)
             else:
-                _write(copy, database)
+                write_file(copy, database)
             journal = pair.pinned_journal.reader() if journal_fd is None else journal_fd
-            _copy(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
+            copy_file(journal, os.path.join(kept.path, "database-journal"), look.journal.size_bytes)
             return self._finish(kept)
         except (OSError, LookAgainError, UnsafeError) as error:
             with self._lock:
@@ -409,42 +317,3 @@ def _slug(name: str) -> str:
 
 def _words(error: Exception) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _write(path: str, content: bytes) -> None:
-    target = os.open(path, _NEW, 0o600)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(target, view) :]
-    finally:
-        os.close(target)
-
-
-def _copy(source: int, path: str, size_bytes: int) -> None:
-    """Copy a file of this size into a new one, by sharing its extents where the file system can."""
-    target = os.open(path, _NEW, 0o600)
-    try:
-        if _shares_extents(target, source):
-            # It copies the whole of a file that may have grown since it was judged.
-            if os.fstat(target).st_size != size_bytes:
-                raise LookAgainError("it was changed while it was copied")
-            return
-        offset = 0
-        while offset < size_bytes:
-            chunk = os.pread(source, min(_CHUNK_BYTES, size_bytes - offset), offset)
-            if not chunk:
-                raise LookAgainError("it became shorter while it was copied")
-            view = memoryview(chunk)
-            while view:
-                written = os.pwrite(target, view, offset)
-                view, offset = view[written:], offset + written
-    finally:
-        os.close(target)
-
-
-def _shares_extents(target: int, source: int) -> bool:
-    with suppress(OSError):  # another file system, or one that cannot
-        fcntl.ioctl(target, _FICLONE, source)
-        return True
-    return False
