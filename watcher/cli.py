@@ -332,9 +332,8 @@ def history(
     """Show past recoveries, newest first."""
     settings = settings_of(config)
     from watcher import console
-    from watcher.records.history import History, HistoryError
+    from watcher.records.history import HISTORY_NAME, History, HistoryError
     from watcher.records.record import Outcome
-    from watcher.service import HISTORY_NAME
 
     kept = History(settings.state_dir / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
     root = os.fspath(settings.tree.root)

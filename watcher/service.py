@@ -6,7 +6,6 @@ decided about the lifetime is decided in one place. It sleeps until something co
 
 from __future__ import annotations
 
-import math
 import os
 import queue
 import signal
@@ -20,42 +19,35 @@ from watcher.advice import in_words, is_of_machine
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
+from watcher.kept_history import KeptHistory
+from watcher.log_setup import configure_log
 from watcher.memory import Spare, keep_together
 from watcher.names import printable
 from watcher.outward import Outward
 from watcher.owner.clock import WallClock
-from watcher.records import log, status
+from watcher.records import log
 from watcher.records.boots import earlier_boot_times, remember_boot_times
 from watcher.records.events import Event
-from watcher.records.history import HISTORY_NAME, History, HistoryError
 from watcher.records.record import Record
-from watcher.records.recorder import Recorder
 from watcher.records.repeats import Repeats
 from watcher.records.state_dir import StateDir, StateError
-from watcher.root_lock import TreeTakenError
+from watcher.reload import RejectedError, claim, read_again
+from watcher.root_lock import RootLock
 from watcher.root_presence import RootPresence
-from watcher.service_manager import ServiceManager, is_its_journal
-from watcher.settings import LogSettings, Settings, SettingsError, load_settings
+from watcher.service_manager import ServiceManager
+from watcher.settings import Settings
 from watcher.signals import Signals
-from watcher.threads import REMEDY, may_have_threads, needing_threads
+from watcher.status_report import StatusReport
+from watcher.threads import needing_threads
 from watcher.tree import RootMissingError
 from watcher.vitals import Vitals
 from watcher.watchdog import Watchdog
 
-__all__ = ["HISTORY_NAME", "Service", "StartError"]
+__all__ = ["Service", "StartError"]
 
 _STOPS_WITHIN_S = 3.5
-_HISTORY_STOPS_WITHIN_S = 1.0
 _RELOADS_WITHIN_S = 0.5
 """A rollback that takes longer ends beside the new installation."""
-_THREADS_BESIDE_WORKERS = 14
-"""At most so many, with a listener, an engine and hooks."""
-_STATUS_PAUSE_S = 0.25
-"""After a change, for those that come with it."""
-_STATUS_MOST_APART_S = 1.0
-"""Between two reports, where the changes do not end: the time doubles from one to the next."""
-_STATUS_AGAIN_S = 1.0
-_FIRST_SWEEP_PAUSE_S = 1.0
 
 
 class _Asked(Enum):
@@ -84,16 +76,21 @@ class Service:
         self._settings = settings
         self._inbox: queue.SimpleQueue[_Asked | Trouble | Swept | None] = queue.SimpleQueue()
         self._repeats = Repeats(capacity=100)
-        self._status_due: float | None = None  # written by the main thread, read by any
-        self._reported = -math.inf
-        self._status_apart_s = _STATUS_PAUSE_S
         self._spare = Spare()
         self._failed = False
         self._manager = ServiceManager()
         self._watchdog = Watchdog(self._manager, lambda: self._inbox.put(_Asked.SIGN))
         self._vitals = Vitals(settings)
+        self._history = KeptHistory()
         self._outward = Outward(self._vitals)
-        self._root = RootPresence(self._vitals, self._warn, self._report_soon)
+        self._report = StatusReport(
+            self._vitals,
+            self._outward,
+            self._manager,
+            wake=lambda: self._inbox.put(_Asked.REPORT),
+            warn=self._warn,
+        )
+        self._root = RootPresence(self._vitals, self._warn, self._report.soon)
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT.
@@ -144,40 +141,30 @@ class Service:
         self._state.lock()
         self._root.take(settings.tree.root)
         self._clock = WallClock(earlier_boot_times(settings.state_dir))
-        _configure_log(settings.log, settings.instance)
+        configure_log(settings.log, settings.instance)
 
     def _start(self, closing: ExitStack) -> None:
-        self._history = self._new_history(self._settings)
         self._installation = self._installed(self._settings)
         closing.callback(self._outward.stop)
         self._outward.start(self._settings)
         announcements.started(self._settings, self._installation.rooms.probes(), self._outward.page)
         self._outward.turn()
-        self._history.start()
-        closing.callback(self._stop_history)
+        self._history.start(self._settings, self._state.path)
+        closing.callback(self._history.stop)
         closing.callback(self._stop_installation, _STOPS_WITHIN_S)
         self._installation.start()
         self._root.begin_to_watch(self._installation)
         self._installation.begin_to_sweep()
         self._remember_clock()
-        self._status_due = time.monotonic()
+        self._report.begin(self._state)
         self._manager.ready(self._vitals.sentence())
-
-    def _new_history(self, settings: Settings) -> Recorder:
-        kept = settings.history
-        return Recorder(
-            History(self._state.path / HISTORY_NAME, keep=kept.keep, max_age_s=kept.max_age, root=settings.tree.root),
-            on_failed=self._history_failed,
-            on_back=self._history_back,
-            sweep_interval_s=settings.watch.sweep_interval,
-        )
 
     def _installed(self, settings: Settings) -> Installation:
         made = Installation(
             settings,
             self._clock,
             keep=self._keep,
-            changed=self._has_changed,
+            changed=self._report.has_changed,
             trouble=self._inbox.put,
             swept=self._inbox.put,
             tally=self._outward.tally,
@@ -187,15 +174,10 @@ class Service:
 
     def _keep(self, record: Record, change: str) -> None:
         self._outward.recorded(record, change)
-        self._history.add(record, change)  # the one of this moment: a reload may put another in its place
+        self._history.add(record, change)
 
     def _stop_installation(self, deadline_s: float) -> None:
         self._installation.stop(deadline_s)
-
-    def _stop_history(self) -> None:
-        left = self._history.stop(_HISTORY_STOPS_WITHIN_S)
-        if left:
-            log.tell(Event.STATE_FAILED, f"{left} entries of the history were not written before the end")
 
     # --- one thing after another ---
 
@@ -211,7 +193,7 @@ class Service:
             case _Asked.RELOAD:
                 self._reload()
             case _Asked.REPORT:
-                self._report_soon()
+                self._report.soon()
             case _Asked.TELL:
                 announcements.state(self._vitals.status(), self._vitals.sentence(), self._installation.reconciler)
             case Trouble():
@@ -223,14 +205,13 @@ class Service:
         if self._root.due is not None and time.monotonic() >= self._root.due:
             self._look_for_root()
         self._outward.turn()
-        if self._status_due is not None and time.monotonic() >= self._status_due:
-            self._report()
+        self._report.turn()
         self._watchdog.turn(self._installation.reconciler)
         return not self._failed
 
     def _pause(self) -> float | None:
         """How long to sleep at most, seconds; None: until something comes."""
-        candidates = (self._root.due, self._outward.due, self._status_due, self._watchdog.due)
+        candidates = (self._root.due, self._outward.due, self._report.due, self._watchdog.due)
         dues = [due for due in candidates if due is not None]
         return max(0.0, min(dues) - time.monotonic()) if dues else None
 
@@ -253,7 +234,7 @@ class Service:
         announcements.swept(swept, self._settings)
         self._spare.look(sum(self._vitals.status().recoveries.values()))
         self._remember_clock()
-        self._report_soon()
+        self._report.soon()
 
     def _met(self, trouble: Trouble) -> None:
         if trouble is Trouble.ROOT_GONE:
@@ -266,7 +247,7 @@ class Service:
             self._outward.tally.overflowed()
         self._warn(*announcements.of_trouble(trouble, self._installation.watch_status()), trouble)
         self._installation.sweep.ask()
-        self._report_soon()
+        self._report.soon()
 
     def _warn(self, event: Event, message: str, about: object = None) -> None:
         """Tell it once, then seldom.
@@ -277,6 +258,12 @@ class Service:
         left_out = self._repeats.allow((event, about), message if about is None else None, time.monotonic())
         if left_out is not None:
             log.tell(event, message)
+
+    def _remember_clock(self) -> None:
+        try:
+            remember_boot_times(self._state, self._clock.bounds())
+        except StateError as error:
+            self._warn(Event.STATE_FAILED, str(error), "boot times")
 
     # --- the root ---
 
@@ -291,63 +278,40 @@ class Service:
             return
         log.tell(Event.ROOT_BACK, f"{printable(self._settings.tree.root)} is there; everything in it is looked at now")
         self._installation.sweep.ask()
-        self._report_soon()
+        self._report.soon()
 
     # --- reload ---
 
     def _reload(self) -> None:
         self._manager.reloading()
-        self._read_settings()
+        try:
+            self._read_settings()
+        except RejectedError as error:
+            where = printable(self._settings.file)
+            log.tell(Event.SETTINGS_REJECTED, f"{where}: {error}; the settings stay as they were")
         self._manager.ready(self._vitals.sentence())
 
     def _read_settings(self) -> None:
         before = self._settings
-        try:
-            after = load_settings(before.file)
-        except SettingsError as error:
-            self._reject("; ".join(line.removeprefix(f"{error.file}: ") for line in str(error).splitlines()))
-            return
+        after = read_again(before)
         if after == before:
             log.tell(Event.RELOADED, f"{printable(before.file)}: nothing has changed")
             return
-        if (after.state_dir, after.instance) != (before.state_dir, before.instance):
-            self._reject("state_dir and instance are taken at the start only; restart journal-watcher to change them")
-            return
-        self._replace(after)
+        self._replace(after, claim(after, before, self._root, self._outward))
 
-    def _replace(self, after: Settings) -> None:
-        """Put a new installation in the place of the old one. Its first sweep meets what came in between."""
+    def _replace(self, after: Settings, root: RootLock | None) -> None:
+        """Put a new installation in the place of the old one. Its first sweep meets what came in between.
+
+        Args:
+            root: the lock of its root, where that is there.
+        """
         before = self._settings
-        # What is stopped for a reload cannot be put back where threads are refused: so it is tried before.
-        if not may_have_threads(after.recovery.workers + _THREADS_BESIDE_WORKERS):
-            self._reject(f"the kernel gives us no threads for them: {REMEDY}, and reload again")
-            return
-        try:
-            root = self._root.lock_for(after.tree.root, before.tree.root)
-        except TreeTakenError as error:
-            self._reject(str(error))
-            return
-        try:
-            _configure_log(after.log, after.instance)
-        except (ValueError, TypeError) as error:
-            self._root.give_up(root)
-            self._reject(str(error))
-            return
-        why_not = self._outward.change(after)
-        if why_not is not None:
-            self._root.give_up(root)
-            _configure_log(before.log, before.instance)
-            self._reject(why_not)
-            return
         self._stop_installation(_RELOADS_WITHIN_S)
         self._forget_what_was_said()
         if after.tree.root != before.tree.root:
             self._root.change_to(root)
         self._settings = after
-        if _of_history(after) != _of_history(before):
-            self._stop_history()
-            self._history = self._new_history(after)
-            self._history.start()
+        self._history.change(after)
         self._installation = self._installed(after)
         self._watchdog.renew()
         self._installation.start()
@@ -356,7 +320,7 @@ class Service:
         self._installation.begin_to_sweep()
         changed = ", ".join(name for name in type(after).model_fields if getattr(after, name) != getattr(before, name))
         log.tell(Event.RELOADED, f"{printable(after.file)}: new settings of {changed} hold from now on")
-        self._report_soon()
+        self._report.soon()
 
     def _forget_what_was_said(self) -> None:
         """What the old installation has met says nothing about the new one's root."""
@@ -366,78 +330,6 @@ class Service:
         for each in asked:
             if isinstance(each, _Asked):
                 self._inbox.put(each)
-
-    def _reject(self, why: str) -> None:
-        log.tell(Event.SETTINGS_REJECTED, f"{printable(self._settings.file)}: {why}; the settings stay as they were")
-
-    # --- records ---
-
-    def _has_changed(self) -> None:
-        """The counts, or the state of the watch, may have; called from any thread, never waits. The main thread is not
-        woken for a report that is due already: it forgets that before it looks at what it reports."""
-        self._outward.changed()
-        if self._status_due is None:
-            self._inbox.put(_Asked.REPORT)
-
-    def _report_soon(self) -> None:
-        self._outward.changed()
-        if self._status_due is None:
-            now = time.monotonic()
-            goes_on = now - self._reported < self._status_apart_s
-            self._status_apart_s = min(2 * self._status_apart_s, _STATUS_MOST_APART_S) if goes_on else _STATUS_PAUSE_S
-            self._status_due = max(now + _STATUS_PAUSE_S, self._reported + self._status_apart_s)
-
-    def _report(self) -> None:
-        self._reported = time.monotonic()
-        # While the watches are being set their number grows, and nobody tells.
-        self._status_due = None if self._installation.is_watching else self._reported + _STATUS_AGAIN_S
-        self._outward.changed()
-        try:
-            status.write(self._state, self._vitals.status())
-        except StateError as error:
-            self._warn(Event.STATE_FAILED, str(error), "status")
-        if self._manager.listens or self._vitals.first_sweep is not None:  # whose end is found by that sentence
-            self._manager.status(self._vitals.sentence())
-        if self._vitals.first_sweep is not None:
-            self._status_due = time.monotonic() + _FIRST_SWEEP_PAUSE_S
-
-    def _remember_clock(self) -> None:
-        try:
-            remember_boot_times(self._state, self._clock.bounds())
-        except StateError as error:
-            self._warn(Event.STATE_FAILED, str(error), "boot times")
-
-    def _history_failed(self, error: HistoryError, waiting: int) -> None:
-        left_out = self._repeats.allow(HISTORY_NAME, str(error), time.monotonic())
-        if left_out is not None:
-            log.tell(Event.STATE_FAILED, f"{error} ({waiting} entries wait)")
-
-    def _history_back(self, lost: int) -> None:
-        self._repeats.forget(HISTORY_NAME)
-        log.tell(Event.STATE_BACK, f"the history is written again; {lost or 'no'} entries were lost")
-
-
-def _of_history(settings: Settings) -> tuple[object, ...]:
-    """The settings that the history was begun with."""
-    return settings.history, settings.tree.root, settings.watch.sweep_interval
-
-
-def _configure_log(settings: LogSettings, instance: str) -> None:
-    """Set the log up as the settings want it.
-
-    Raises:
-        ValueError, TypeError: loguru does not take them.
-    """
-    log.configure(
-        level=settings.level,
-        instance=instance,
-        json_lines=settings.json_lines,
-        file=settings.file,
-        rotation=settings.rotation,
-        retention=settings.retention,
-        compression=settings.compression,
-        journal=is_its_journal(2),
-    )
 
 
 def _is_read_only(root: Path) -> bool:

@@ -91,9 +91,8 @@ def tell_shut(shut: list[str]) -> None:
 
 def keep(settings: Settings, recovered: list[Recovered]) -> None:
     """Put them into the history, as the service would."""
-    from watcher.records.history import KEPT, History, HistoryError
+    from watcher.records.history import HISTORY_NAME, KEPT, History, HistoryError
     from watcher.records.state_dir import StateDir, StateError
-    from watcher.service import HISTORY_NAME
 
     kept = [each for each in recovered if each.record.outcome in KEPT]
     if not kept:
