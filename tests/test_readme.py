@@ -28,6 +28,7 @@ from tests.readme import README, Block, block, blocks, rows
 from tests.test_metrics import READING
 from tests.transcripts import differences, pattern_of, shell_in, typed_in
 from watcher import cli
+from watcher.options import UnitKind
 from watcher.records.metrics import Metrics
 from watcher.records.record import Outcome, Record
 from watcher.records.tally import Tally
@@ -253,7 +254,7 @@ def test_the_table_of_commands_is_complete() -> None:
 
 def test_the_units_that_are_told_are_those_that_there_are() -> None:
     kinds = {cells[0].strip("`").split("`")[0] for cells in rows("Install as a service")}
-    assert kinds == {each.value for each in cli.UnitKind}
+    assert kinds == {each.value for each in UnitKind}
 
 
 def test_each_module_that_is_run_exists() -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,19 +13,33 @@ import typer.core
 
 from watcher import first_signals
 from watcher.names import printable
+from watcher.options import (
+    AsJson,
+    Config,
+    DryRun,
+    ForKind,
+    Limit,
+    NoConfig,
+    OfOutcome,
+    OfSession,
+    OnPage,
+    Since,
+    Watch,
+)
 from watcher.settings import SettingsError, load_settings
 from watcher.steps import (
     BAD_SETTINGS,
+    answering,
+    entries_of,
     keep,
     located,
-    moment_of,
     reported_by,
     rooms_of,
     root_needed,
     settings_of,
     tell_shut,
 )
-from watcher.streams import give_up_stdout, mend_standard_streams, say
+from watcher.streams import give_up_stdout, is_unread, mend_standard_streams, say
 from watcher.version import VERSION
 
 if TYPE_CHECKING:  # what a command does not need, it does not load
@@ -65,63 +76,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "-c",
-        "--config",
-        readable=False,  # we say ourselves what is wrong with it
-        metavar="FILE",
-        help="The settings file. Without it $JOURNAL_WATCHER_CONFIG, then ./settings.yaml.",
-    ),
-]
-
 
 def _complete_path(ctx: typer.Context, _param: object, incomplete: str) -> list[str]:
     from watcher.completion import databases
 
     config = ctx.params.get("config")
     return databases(config if isinstance(config, Path) else None, incomplete)
-
-
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON and nothing else.")]
-
-
-@contextmanager
-def _answering(status: int) -> Iterator[None]:
-    """A block that prints, after which the command ends with this status; also where nobody reads on."""
-    try:
-        yield
-    except (BrokenPipeError, SystemExit) as error:
-        if not _is_unread(error):
-            raise
-        give_up_stdout()
-    raise typer.Exit(status)
-
-
-def _is_unread(error: BaseException) -> bool:
-    """Whether the reader of our output has gone. Rich and typer end with 1 then, and have caught that."""
-    return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
-
-
-class OutcomeName(StrEnum):
-    """The outcomes that the history keeps."""
-
-    RECOVERED = "recovered"
-    FAILED = "failed"
-    CORRUPT = "corrupt"
-    REFUSED = "refused"
-    HELD = "held"
-
-
-class UnitKind(StrEnum):
-    """What a unit can be for."""
-
-    SYSTEMD = "systemd"
-    LAUNCHD = "launchd"
-    COMPOSE = "compose"
-    KUBERNETES = "kubernetes"
-    GRAFANA = "grafana"
 
 
 def _show_version(value: bool) -> None:
@@ -181,7 +141,7 @@ def scan(config: Config = None, as_json: AsJson = False) -> None:
             findings.append(finding)
             bar.step()
     hold_warning_s = rooms.settings.watch.hold_warning
-    with _answering(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings))):
+    with answering(int(bool(shut) or any(once.is_stale(each, hold_warning_s) for each in findings))):
         if as_json:
             console.print_json({"tree": printable(root), "journals": [each.as_json() for each in findings]})
         else:
@@ -201,7 +161,7 @@ def recover(
         ),
     ] = None,
     config: Config = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be recovered.")] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Decide as `run` does, once, recover what is stale, and exit: for cron, and by hand."""
@@ -227,7 +187,7 @@ def recover(
         finally:
             if not dry_run:
                 keep(rooms.settings, ended)
-    with _answering(int(bool(shut) or any(each.is_stale for each in recovered))):
+    with answering(int(bool(shut) or any(each.is_stale for each in recovered))):
         if as_json:
             console.print_json([each.record.as_json() for each in recovered])
         else:
@@ -249,19 +209,10 @@ def explain(
     """Tell everything about one database: its journal, what each probe says, the decision, what you may do by hand."""
     rooms = rooms_of(config)
     from watcher import console, once
-    from watcher.advice import by_hand
 
     with root_needed(BAD_SETTINGS):
-        place = located(rooms, path)
-        finding = once.explain(rooms, place)
-    if not as_json:
-        console.print_explanation(finding)
-        return
-    contents = finding.look.contents
-    header = None if contents is None or contents.header is None else contents.header.as_json()
-    super_journal = None if contents is None or contents.super_journal is None else printable(contents.super_journal)
-    more = {"header": header, "super_journal": super_journal, "by_hand": by_hand(finding) or None}
-    console.print_json(finding.as_json() | more)
+        finding = once.explain(rooms, located(rooms, path))
+    console.print_explanation(finding, as_json=as_json)
 
 
 @app.command(rich_help_panel=_PANEL["check"])
@@ -282,7 +233,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
         raise typer.Exit(BAD_SETTINGS) from error
     checks = [*run_checks(settings), *check_owners(settings)]
     level = worst(checks)
-    with _answering({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level]):
+    with answering({Level.OK: 0, Level.WARNING: 1, Level.ERROR: 2}[level]):
         if as_json:
             console.print_json({"level": level.value, "checks": [each.as_json() for each in checks]})
         else:
@@ -290,11 +241,7 @@ def check(config: Config = None, as_json: AsJson = False) -> None:
 
 
 @app.command(rich_help_panel=_PANEL["status"])
-def status(
-    config: Config = None,
-    watch: Annotated[bool, typer.Option("--watch", metavar="", help="Go on showing it, until interrupted.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def status(config: Config = None, watch: Watch = False, as_json: AsJson = False) -> None:
     """Show what the running service last reported."""
     settings = settings_of(config)
     from watcher import console
@@ -303,71 +250,33 @@ def status(
         reported = console.show_status_changes(lambda: reported_by(settings), as_json=as_json)
         raise typer.Exit(0 if reported.running else 1)
     reported = reported_by(settings)
-    with _answering(0 if reported.running else 1):
+    with answering(0 if reported.running else 1):
         console.print_status(reported, as_json=as_json)
 
 
 @app.command(rich_help_panel=_PANEL["history"])
 def history(
     config: Config = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="At most so many.")] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since", metavar="WHEN", help="Not older than this: 30m, 12h, 1d, or a date: 2026-11-24T08:00Z."
-        ),
-    ] = None,
-    session: Annotated[
-        str | None,
-        typer.Option("--session", metavar="NAME", help="Of this session: the value of any field of tree.layout."),
-    ] = None,
-    outcome: Annotated[
-        OutcomeName | None,
-        typer.Option(
-            "--outcome", metavar="OUTCOME", help="Only this one: recovered, failed, corrupt, refused or held."
-        ),
-    ] = None,
+    limit: Limit = None,
+    since: Since = None,
+    session: OfSession = None,
+    outcome: OfOutcome = None,
     as_json: AsJson = False,
 ) -> None:
     """Show past recoveries, newest first."""
     settings = settings_of(config)
     from watcher import console
-    from watcher.records.history import HISTORY_NAME, History, HistoryError
-    from watcher.records.record import Outcome
 
-    kept = History(settings.state_dir / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
-    root = os.fspath(settings.tree.root)
-    try:
-        entries = kept.query(
-            limit,
-            None if since is None else moment_of(since),
-            session,
-            None if outcome is None else Outcome(outcome.value),
-            root=root,
-        )
-    except HistoryError as error:
-        say(str(error))
-        raise typer.Exit(1) from error
+    entries = entries_of(settings, limit, since, session, None if outcome is None else outcome.value)
     if as_json:
         console.print_json(entries)
     else:
         is_filtered = any(each is not None for each in (since, session, outcome))
-        console.print_history(entries, root, is_filtered=is_filtered)
+        console.print_history(entries, os.fspath(settings.tree.root), is_filtered=is_filtered)
 
 
 @app.command(rich_help_panel=_PANEL["unit"])
-def unit(
-    config: Config = None,
-    kind: Annotated[
-        UnitKind | None,
-        typer.Option(
-            "--for",
-            metavar="KIND",
-            help="systemd (the default), launchd (on macOS the default), compose, kubernetes, or grafana: a dashboard.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
+def unit(config: Config = None, kind: ForKind = None) -> None:
     """Print what runs this installation, ready to use: a unit of systemd, or of something else."""
     settings = settings_of(config)
     from watcher.units import Kind, UnitError, remarks_on, unit_of, usual_kind
@@ -384,25 +293,12 @@ def unit(
 
 
 @app.command(rich_help_panel=_PANEL["demo"])
-def demo(
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "-c", "--config", readable=False, metavar="FILE", help="As every command takes it; the demo brings its own."
-        ),
-    ] = None,
-    page: Annotated[
-        bool,
-        typer.Option(
-            "--page", metavar="", help="Open its page, and go on with crashes until Ctrl-C: something to look at."
-        ),
-    ] = False,
-) -> None:
+def demo(config: NoConfig = None, page: OnPage = False) -> None:
     """Crash real writers in a temporary tree, and watch the real service find and recover them, step by step."""
     del config
     from watcher.demo import play
 
-    with _answering(1):  # a story that is cut off has not come to its end
+    with answering(1):  # a story that is cut off has not come to its end
         raise typer.Exit(play(page=page))
 
 
@@ -415,11 +311,11 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
-        if not _is_unread(error):
+        if not is_unread(error):
             raise
         give_up_stdout()  # whoever read it has gone, and has what was wanted: nobody is left to tell
         ended = error.__context__
-        sys.exit(ended.code if isinstance(ended, SystemExit) and not _is_unread(ended) else 0)
+        sys.exit(ended.code if isinstance(ended, SystemExit) and not is_unread(ended) else 0)
     except OSError as error:
         give_up_stdout()
         say(f"{printable(error.filename)}: {error.strerror}" if error.filename else str(error))

@@ -121,8 +121,23 @@ def _sum_up(words: Iterable[str]) -> None:
         out.print(Text(f"{counts.total()} journals: {told}", style="bold"))
 
 
-def print_explanation(finding: Finding) -> None:
+def print_explanation(finding: Finding, *, as_json: bool) -> None:
     """Everything that `explain` knows."""
+    if as_json:
+        print_json(finding.as_json() | _only_explained(finding))
+    else:
+        _explain(finding)
+
+
+def _only_explained(finding: Finding) -> dict[str, object]:
+    """What the JSON of `explain` has beside that of `scan`."""
+    contents = finding.look.contents
+    header = None if contents is None or contents.header is None else contents.header.as_json()
+    super_journal = None if contents is None or contents.super_journal is None else printable(contents.super_journal)
+    return {"header": header, "super_journal": super_journal, "by_hand": by_hand(finding) or None}
+
+
+def _explain(finding: Finding) -> None:
     look = finding.look
     out.print(Text(printable(finding.path), style="bold"))
     for name, value in finding.session.items():

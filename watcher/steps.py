@@ -13,7 +13,7 @@ import typer
 
 from watcher.names import printable
 from watcher.settings import Settings, SettingsError, load_settings, parse_seconds
-from watcher.streams import say
+from watcher.streams import give_up_stdout, is_unread, say
 
 if TYPE_CHECKING:  # what a command does not need, it does not load
     from watcher.installation import Rooms
@@ -23,9 +23,10 @@ if TYPE_CHECKING:  # what a command does not need, it does not load
 
 __all__ = [
     "BAD_SETTINGS",
+    "answering",
+    "entries_of",
     "keep",
     "located",
-    "moment_of",
     "reported_by",
     "rooms_of",
     "root_needed",
@@ -53,6 +54,18 @@ def rooms_of(config: Path | None) -> Rooms:
     from watcher.records.boots import earlier_boot_times
 
     return Rooms(settings, WallClock(earlier_boot_times(settings.state_dir)))
+
+
+@contextmanager
+def answering(status: int) -> Iterator[None]:
+    """A block that prints, after which the command ends with this status; also where nobody reads on."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:
+        if not is_unread(error):
+            raise
+        give_up_stdout()
+    raise typer.Exit(status)
 
 
 @contextmanager
@@ -125,7 +138,33 @@ def reported_by(settings: Settings) -> Status:
         raise typer.Exit(1) from error
 
 
-def moment_of(text: str) -> datetime:
+def entries_of(
+    settings: Settings, limit: int | None, since: str | None, session: str | None, outcome: str | None
+) -> list[dict[str, object]]:
+    """The entries of the history that are asked for, newest first, as JSON has them; ends with status 1 where it
+    cannot be read, and with 2 where `since` is no moment.
+
+    Args:
+        since: a duration before now, or a date.
+    """
+    from watcher.records.history import HISTORY_NAME, History, HistoryError
+    from watcher.records.record import Outcome
+
+    kept = History(settings.state_dir / HISTORY_NAME, keep=settings.history.keep, max_age_s=settings.history.max_age)
+    try:
+        return kept.query(
+            limit,
+            None if since is None else _moment_of(since),
+            session,
+            None if outcome is None else Outcome(outcome),
+            root=os.fspath(settings.tree.root),
+        )
+    except HistoryError as error:
+        say(str(error))
+        raise typer.Exit(1) from error
+
+
+def _moment_of(text: str) -> datetime:
     """The moment that a duration before now, or a date, means; ends with status 2 where it is neither."""
     seconds = parse_seconds(text)
     try:

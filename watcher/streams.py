@@ -6,7 +6,7 @@ import io
 import os
 import sys
 
-__all__ = ["give_up_stdout", "mend_standard_streams", "say"]
+__all__ = ["give_up_stdout", "is_unread", "mend_standard_streams", "say"]
 
 
 def mend_standard_streams() -> None:
@@ -35,6 +35,11 @@ def give_up_stdout() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
+
+
+def is_unread(error: BaseException) -> bool:
+    """Whether the reader of our output has gone. Rich and typer end with 1 then, and have caught that."""
+    return isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
 
 
 def say(message: str) -> None:
