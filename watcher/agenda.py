@@ -123,13 +123,16 @@ class _Turns:
 class Agenda:
     """Shared by the threads that hint and the workers that look; everything below is guarded by `_turn`.
 
+    Of the workers that wait the last to come is woken: what it needs is the least forgotten by the processor.
+
     Args:
         workers: how many take from it: one session never has all of them, unless there is but one.
         session_of: the session of a place, which takes turns with the others; the default: its directory.
     """
 
     def __init__(self, workers: int, session_of: Callable[[Place], str] = lambda place: place.directory) -> None:
-        self._turn = threading.Condition()
+        self._turn = threading.Lock()
+        self._idle: list[threading.Lock] = []  # each released to wake the worker that waits for it
         self._session_of = session_of
         self._urgent = _Turns(session_of)
         self._background = _Turns(session_of)
@@ -157,14 +160,14 @@ class Agenda:
             if moment < self._due.get(place, _NEVER)[0]:
                 self._due[place] = (moment, urgent)
                 heapq.heappush(self._later, (moment, place))
-                self._turn.notify()
+                self._wake_one()
 
     def sign(self, show: Callable[[], None]) -> None:
         """Have the next worker that comes for a place (at once, where one is idle) call `show` first, which must not
         wait: the sign that it lives."""
         with self._turn:
             self._signs.append(show)
-            self._turn.notify()
+            self._wake_one()
 
     def take(self) -> Place | None:
         """Wait for the next place to look at, which is in the caller's hands then until :meth:`done`. None when the
@@ -177,7 +180,7 @@ class Agenda:
                 place = self._next()
                 if place is not None:
                     return place
-                self._turn.wait(self._pause())
+                self._wait(self._pause())
             return None
 
     def done(self, place: Place) -> None:
@@ -193,7 +196,7 @@ class Agenda:
             if hinted is not None:
                 self._enqueue(place, urgent=hinted)
             elif left + 1 >= self._most_in_hand and (self._urgent or self._background):
-                self._turn.notify()  # its session may have waited for this
+                self._wake_one()  # its session may have waited for this
 
     def forget(self, place: Place) -> None:
         """Nothing is due for it any more; a hint that has come stands."""
@@ -204,7 +207,8 @@ class Agenda:
         """Let every worker go."""
         with self._turn:
             self._closed = True
-            self._turn.notify_all()
+            while self._idle:
+                self._wake_one()
 
     def waiting(self) -> int:
         """How many places wait for a worker."""
@@ -219,6 +223,23 @@ class Agenda:
         with self._turn:
             return len(self._urgent) + len(self._background) + len(self._held)
 
+    def _wait(self, timeout_s: float | None) -> None:
+        """Let go of `_turn` until somebody wakes us, or so many seconds have passed; None: for ever."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._idle.append(waiter)
+        self._turn.release()
+        try:
+            waiter.acquire(timeout=-1.0 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+        finally:
+            self._turn.acquire()
+            if waiter in self._idle:  # nobody has woken us
+                self._idle.remove(waiter)
+
+    def _wake_one(self) -> None:
+        if self._idle:
+            self._idle.pop().release()
+
     def _enqueue(self, place: Place, *, urgent: bool) -> None:
         if urgent:
             self._background.discard(place)
@@ -227,7 +248,7 @@ class Agenda:
             added = place not in self._due and self._background.add(place)
         if added:
             self._due.pop(place, None)
-            self._turn.notify()
+            self._wake_one()
 
     def _next(self) -> Place | None:
         in_order = (self._urgent, self._background)

@@ -100,7 +100,8 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(sys.argv[-1]):
         return  # it has ended meanwhile
-    let_write()
+    if _bound(resource.RLIM_INFINITY):
+        let_write()
     channel.send(READY)
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
@@ -121,7 +122,7 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
             closing.callback(journal.close)
             if time.monotonic() > until:
                 raise BusyError("it was not taken up in time; it is judged again")
-            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+            _bound(most_bytes)
             rolled = perform(Job(path, directory_fd, database, journal, most_bytes, *others))
     except RollbackError as error:
         kind, words, began = _told(error)
@@ -136,6 +137,18 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
         return {"defect": f"{type(error).__name__}: {error}"}
     unread = None if rolled.unread is None else _told(rolled.unread)
     return {"rolled": [rolled.pages, rolled.finished_journal, rolled.is_wal, rolled.is_left, unread]}
+
+
+def _bound(most_bytes: int) -> bool:
+    """Keep all files of this process from growing beyond so many bytes. False where that is not for us to say (a filter
+    of system calls): then SQLite asks at each write."""
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        soft = hard if most_bytes == resource.RLIM_INFINITY else most_bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _told(error: RollbackError) -> tuple[str, str, bool]:

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from watcher.agenda import Agenda
 from watcher.baton import Baton
 from watcher.crew import Crew
 from watcher.decision import Decision, Examiner, Finding
 from watcher.hints.exits import Exits
-from watcher.journal import JournalState
 from watcher.liveness import Hands, Held
-from watcher.look import FileIdentity, Look, LookAgainError, Looker, Pair
+from watcher.look import FileIdentity, LookAgainError, Looker, Pair
 from watcher.records.record import Outcome, Record
 from watcher.recovery import Attempt, Recovery
+from watcher.remembered import Counts, Known, News, Remembered
 from watcher.reports import Reports
 from watcher.settings import RecoverySettings, WatchSettings
 from watcher.tree import Gone, Place, RootMissingError, UnsafeError
 
-__all__ = ["Counts", "Reconciler"]
+__all__ = ["Reconciler"]
 
 _SOON_S = 0.005
 """For what changes under our eyes, or is busy for a moment; doubled at each turn."""
@@ -38,32 +36,6 @@ _MANY = 64
 """So many that wait are helped more by another process than by the time that it takes to begin."""
 _ROW = 4
 """Recoveries without another outcome in between: it goes on like that."""
-_MOST_REMEMBERED = 50_000
-_MOST_REFUSED_PER_SESSION = 200
-"""Of more journals than these nothing is remembered between two looks: a tree full of junk costs no memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many journals are known now: `hot` counts all that SQLite would roll back, whatever they wait for."""
-
-    hot: int = 0
-    waiting: int = 0
-    held: int = 0
-    refused: int = 0
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is remembered of a place between two looks. Written by the worker that has it in its hands."""
-
-    finding: Finding
-    since: float  # by time.monotonic: the journal has been seen unchanged, and the same decided
-    looks: int = 0  # in a row, without a change
-    failures: int = 0  # in a row, with the same journal
-    not_before: float = 0.0  # by time.monotonic: the next try with that journal
-    watched: frozenset[int] = frozenset()  # pids whose exit is a hint
-    series: tuple[float, ...] = ()  # moments at which to look again whatever comes; guarded by the reconciler's lock
 
 
 class Reconciler:
@@ -113,9 +85,7 @@ class Reconciler:
         self._in_a_row = 0  # recoveries; a count that any worker may miss by one
         self._hands = Hands(patience_s, crew.processes)
         self._exits = Exits(self.hint)
-        self._lock = threading.Lock()
-        self._known: dict[Place, _Known] = {}  # guarded by _lock, like the next one
-        self._refused_in: Counter[str] = Counter()  # how many of them are refused, by session
+        self._remembered = Remembered(looker.tree.session_of)
         self._workers = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(recovery_settings.workers)
@@ -141,37 +111,25 @@ class Reconciler:
             delays_s: when to look, from now, seconds, in order.
         """
         now = time.monotonic()
-        with self._lock:
-            known = [each for each in self._known.values() if each.finding.decision is not Decision.REFUSE]
-        for each in known:
-            if concerns is None or concerns(each.finding.path, each.finding.session):
-                with self._lock:
-                    each.series = tuple(now + delay_s for delay_s in delays_s[1:])
-                    each.looks = 0  # the pauses between the looks begin anew
+        for known in self._remembered.all():
+            finding = known.finding
+            if finding.decision is Decision.REFUSE:
+                continue
+            if concerns is None or concerns(finding.path, finding.session):
+                self._remembered.begin_series(known, tuple(now + delay_s for delay_s in delays_s[1:]))
                 if delays_s[0] > 0:
-                    self._agenda.add_at(each.finding.place, now + delays_s[0])
+                    self._agenda.add_at(finding.place, now + delays_s[0])
                 else:
-                    self._agenda.add(each.finding.place)
+                    self._agenda.add(finding.place)
 
     def look_at_all_known(self) -> None:
         """After a sweep, which does not meet a journal that is gone: what is remembered is looked at, too."""
-        with self._lock:
-            known = list(self._known)
-        for place in known:
+        for place in self._remembered.places():
             self._agenda.add(place, urgent=False)
 
     def counts(self) -> Counts:
         """What is known now."""
-        with self._lock:
-            findings = [each.finding for each in self._known.values()]
-        hot = sum(each.look.state in {JournalState.HOT, JournalState.MALFORMED} for each in findings)
-        by_decision = [each.decision for each in findings]
-        return Counts(
-            hot=hot,
-            waiting=by_decision.count(Decision.WAIT),
-            held=by_decision.count(Decision.HOLD),
-            refused=by_decision.count(Decision.REFUSE),
-        )
+        return self._remembered.counts()
 
     def is_rush(self) -> bool:
         """Whether many databases are being recovered, one after the other."""
@@ -183,13 +141,7 @@ class Reconciler:
 
     def known(self) -> list[tuple[Finding, float]]:
         """What is waited for, held or refused now, with the seconds since it has been seen so."""
-        now = time.monotonic()
-        with self._lock:
-            return [
-                (each.finding, now - each.since)
-                for each in self._known.values()
-                if each.finding.decision is not Decision.IGNORE
-            ]
+        return self._remembered.findings()
 
     # --- signs of life ---
 
@@ -262,8 +214,10 @@ class Reconciler:
         except RootMissingError:
             self._forget(place)  # the service waits for the root, and sweeps when it is back
 
-    def _follow(self, pair: Pair, finding: Finding, known: _Known, since: float) -> None:
+    def _follow(self, pair: Pair, finding: Finding, known: Known, since: float) -> None:
         match finding.decision:
+            case Decision.RECOVER:  # first, as all that comes before a rollback
+                self._recover(pair, finding, known, since)
             case Decision.IGNORE:
                 self._forget(finding.place)
                 if finding.look.journal is not None and finding.look.state.is_cold:
@@ -274,10 +228,8 @@ class Reconciler:
                 self._hold(finding, known)
             case Decision.REFUSE:
                 self._refuse(finding, known)
-            case Decision.RECOVER:
-                self._recover(pair, finding, known, since)
 
-    def _wait(self, finding: Finding, known: _Known) -> None:
+    def _wait(self, finding: Finding, known: Known) -> None:
         """The owner is alive: its exit is a hint, and a slow second look stands behind that."""
         assert finding.judgement is not None
         pids = frozenset(each.pid for each in finding.judgement.evidence if each.pid is not None)
@@ -290,34 +242,33 @@ class Reconciler:
             self._reports.waiting(finding, for_s)
         self._look_again(finding.place, known, for_s, _WAIT_MOST_S)
 
-    def _hold(self, finding: Finding, known: _Known) -> None:
+    def _hold(self, finding: Finding, known: Known) -> None:
         """Nobody knows: nothing is done, and after a while a person is told."""
         for_s = time.monotonic() - known.since
         again_s = self._look_again(finding.place, known, for_s, min(_HOLD_MOST_S, self._watch.sweep_interval))
         if for_s >= self._watch.hold_warning:
             self._reports.held(finding, for_s, again_s)
 
-    def _look_again(self, place: Place, known: _Known, for_s: float, most_s: float) -> float:
+    def _look_again(self, place: Place, known: Known, for_s: float, most_s: float) -> float:
         """In a second, then less often; but just when `hold_warning` is over."""
         again_s = min(float(2 ** min(known.looks, 10)), most_s)
         left_s = self._watch.hold_warning - for_s
         if left_s > 0:
             again_s = min(again_s, left_s)
         now = time.monotonic()
-        urgent = False
-        with self._lock:
-            known.series = tuple(moment for moment in known.series if moment > now)
-            if known.series and known.series[0] - now < again_s:
-                again_s, urgent = known.series[0] - now, True
+        moment = self._remembered.next_of_series(known, now)
+        urgent = moment is not None and moment - now < again_s
+        if moment is not None and urgent:
+            again_s = moment - now
         self._agenda.add_at(place, now + again_s, urgent=urgent)
         return again_s
 
-    def _refuse(self, finding: Finding, known: _Known) -> None:
+    def _refuse(self, finding: Finding, known: Known) -> None:
         """Not ours to touch: told once, and met again at each sweep."""
         if known.looks == 0:
             self._reports.refused(finding)
 
-    def _recover(self, pair: Pair, finding: Finding, known: _Known, since: float) -> None:
+    def _recover(self, pair: Pair, finding: Finding, known: Known, since: float) -> None:
         if time.monotonic() < known.not_before:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
@@ -363,7 +314,7 @@ class Reconciler:
         self._reports.attempted(finding, attempt, None)
         self._done(finding.place, attempt.record)
 
-    def _pause(self, attempt: Attempt, known: _Known) -> float | None:
+    def _pause(self, attempt: Attempt, known: Known) -> float | None:
         """When to look again after this attempt, from now in seconds; None where it is over."""
         match attempt.record.outcome:
             case Outcome.FAILED:
@@ -381,73 +332,24 @@ class Reconciler:
                 return None
 
     def _look_again_soon(self, place: Place) -> None:
-        with self._lock:
-            known = self._known.get(place)
-            looks = 0
-            if known is not None:
-                known.looks += 1
-                looks = known.looks
+        looks = self._remembered.look_again(place)
         self._agenda.add_at(place, time.monotonic() + min(_SOON_S * 2.0 ** min(looks, 10), _BUSY_MOST_S))
 
     # --- what is remembered ---
 
-    def _remember(self, finding: Finding) -> _Known:
-        now = time.monotonic()
-        with self._lock:
-            known = self._known.get(finding.place)
-            counts_change = known is None or known.finding.decision is not finding.decision
-            if known is not None and _same(known.finding, finding):
-                known.finding = finding
-                known.looks += 1
-                return known
-            if known is None:
-                known = _Known(finding, now)
-            else:
-                self._count_refused(known.finding, -1)
-                if known.finding.look.journal != finding.look.journal:
-                    known.failures, known.not_before = 0, 0.0
-                known.finding, known.since, known.looks = finding, now, 0
-            if self._has_room_for(finding):
-                self._known[finding.place] = known
-                self._count_refused(finding, 1)
-            else:
-                self._known.pop(finding.place, None)
-        if finding.decision is not Decision.IGNORE:
+    def _remember(self, finding: Finding) -> Known:
+        known, news = self._remembered.note(finding)
+        if news is not News.NONE and finding.decision is not Decision.IGNORE:
             self._reports.found(finding)
             # To be recovered: when it is through. Now it would cost time.
-            if counts_change and finding.decision is not Decision.RECOVER:
+            if news is News.COUNTS and finding.decision is not Decision.RECOVER:
                 self._changed()
         return known
 
     def _forget(self, place: Place) -> None:
         self._agenda.forget(place)
-        with self._lock:
-            known = self._known.pop(place, None)
-            if known is not None:
-                self._count_refused(known.finding, -1)
+        known = self._remembered.forget(place)
         if known is not None:
             for pid in known.watched:
                 self._exits.forget(pid, place)
             self._changed()
-
-    def _has_room_for(self, finding: Finding) -> bool:
-        if len(self._known) >= _MOST_REMEMBERED:
-            return False
-        refused = self._refused_in[self._looker.tree.session_of(finding.place)]
-        return finding.decision is not Decision.REFUSE or refused < _MOST_REFUSED_PER_SESSION
-
-    def _count_refused(self, finding: Finding, change: int) -> None:
-        if finding.decision is Decision.REFUSE:
-            session = self._looker.tree.session_of(finding.place)
-            self._refused_in[session] += change
-            if not self._refused_in[session]:
-                del self._refused_in[session]
-
-
-def _same(before: Finding, now: Finding) -> bool:
-    """Whether nothing has changed between two looks: the files, and what is to be done."""
-    return _files(before.look) == _files(now.look) and before.decision is now.decision
-
-
-def _files(look: Look) -> tuple[object, ...]:
-    return (look.state, look.detail, look.journal, look.database)

@@ -123,28 +123,28 @@ class Recovery:
             UnsafeError, LookAgainError: it has just been shut from us, or changes under our eyes.
             OSError: the file system fails, or we have run out of descriptors.
         """
-        record = Record(database=pair.path, session=pair.session, outcome=Outcome.FAILED, journal_size=look.size_bytes)
+        case = _Case(pair, look, since)
         settle_s = self.settle_s(pair.file_system())
         if still_for_s < settle_s:
             wait = settle_s - still_for_s
-            return _ended(record, Outcome.BUSY, since, f"not yet still for {settle_s:g} s", again_in_s=wait)
+            return case.ended(Outcome.BUSY, f"not yet still for {settle_s:g} s", again_in_s=wait)
         reader = self._reader(pair, look, _READER_PATIENCE_S if patient else 0.0)
         if reader is not None:
-            return _ended(record, Outcome.BUSY, since, reader, again_in_s=_READER_AGAIN_S)
+            return case.ended(Outcome.BUSY, reader, again_in_s=_READER_AGAIN_S)
         snapshot, warnings = self._begin_snapshot(pair, look)
         if snapshot is None and self._must_have_snapshot(look):
             event, why = warnings[-1] if warnings else (Event.SNAPSHOT_SKIPPED, "recovery.snapshot is off")
             outcome = Outcome.REFUSED if event is Event.SNAPSHOT_SKIPPED else Outcome.FAILED
-            return _ended(record, outcome, since, f"not without a snapshot: {why}", warnings=warnings)
+            return case.ended(outcome, f"not without a snapshot: {why}", warnings=warnings)
         try:
             # The last judgement comes right before the open, after the copy, which may have taken long.
-            judgement = self._judge(pair, look)
+            case.judgement = self._judge(pair, look)
             again = pair.look()
         except BaseException:
             _drop(snapshot)
             raise
         try:
-            attempt = self._act(pair, look, again, replace(record, owner=judgement), since)
+            attempt = self._act(case, again)
         except BaseException:
             if snapshot is not None:  # SQLite may have touched it
                 _keep(snapshot)
@@ -167,41 +167,28 @@ class Recovery:
         record = replace(attempt.record, snapshot=kept)
         return replace(attempt, record=record, warnings=attempt.warnings + problems, snapshot=None)
 
-    def _act(self, pair: Pair, look: Look, again: Look, record: Record, since: float) -> Attempt:
-        judgement = record.owner
+    def _act(self, case: _Case, again: Look) -> Attempt:
+        judgement = case.judgement
         assert judgement is not None
         if judgement.verdict is not Verdict.EXITED:
-            outcome = Outcome.WAITING if judgement.verdict is Verdict.ALIVE else Outcome.HELD
-            return _ended(record, outcome, since, judgement.reason)
-        if again != look:
+            return case.ended(Outcome.WAITING if judgement.verdict is Verdict.ALIVE else Outcome.HELD, judgement.reason)
+        if again != case.look:
             # A lock that was free right after a commit: nothing is there to do, and the database is not opened.
-            outcome = Outcome.CLEAN if again.state.is_cold else Outcome.BUSY
-            return _ended(record, outcome, since, "the files have changed meanwhile")
+            return case.ended(
+                Outcome.CLEAN if again.state.is_cold else Outcome.BUSY, "the files have changed meanwhile"
+            )
         try:
             timeout_s = min(self._settings.busy_timeout, _LOCK_PATIENCE_S)
-            rolled = self._perform(rollback.Job.of(pair, look, busy_timeout_s=timeout_s))
+            rolled = self._perform(rollback.Job.of(case.pair, case.look, busy_timeout_s=timeout_s))
         except rollback.BusyError as error:
-            return _ended(record, Outcome.BUSY, since, str(error))
+            return case.ended(Outcome.BUSY, str(error))
         except rollback.CorruptError as error:
-            return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
+            return case.ended(Outcome.CORRUPT, str(error), has_acted=True)
         except rollback.RollbackError as error:
-            return _ended(record, Outcome.FAILED, since, str(error), has_acted=error.began)
+            return case.ended(Outcome.FAILED, str(error), has_acted=error.began)
         if not rolled.found_something:
-            return self._found_nothing(pair, look, record, since)
-        return _rolled_back(replace(record, pages=rolled.pages), rolled, since)
-
-    def _found_nothing(self, pair: Pair, look: Look, record: Record, since: float) -> Attempt:
-        """SQLite has left the journal alone. Where it is hot all the same, a lock has made it a live writer's: one that
-        we did not see, or that was taken in between."""
-        try:
-            left_alone = pair.look() == look
-        except Gone:
-            left_alone = False
-        if left_alone:
-            return _ended(
-                record, Outcome.BUSY, since, "a process has a lock on it, and SQLite takes that for a writer's"
-            )
-        return _ended(record, Outcome.CLEAN, since, None)
+            return _found_nothing(case)
+        return _rolled_back(case, rolled)
 
     def verify(self, pair: Pair, record: Record) -> tuple[Health, str]:
         """The thorough verification of a recovered database, where the settings ask for one: it may take long.
@@ -272,10 +259,62 @@ class Recovery:
         return f"{who} is reading it"
 
 
-def _rolled_back(record: Record, rolled: rollback.Rolled, since: float) -> Attempt:
+class _Case:
+    """One recovery. Its record is made when it has ended: hosts do not wait for it.
+
+    Attributes:
+        judgement: the last one; None before.
+    """
+
+    __slots__ = ("_since", "judgement", "look", "pair")
+
+    def __init__(self, pair: Pair, look: Look, since: float) -> None:
+        self.pair = pair
+        self.look = look
+        self.judgement: Judgement | None = None
+        self._since = since
+
+    def ended(
+        self,
+        outcome: Outcome,
+        error: str | None = None,
+        *,
+        pages: int | None = None,
+        again_in_s: float | None = None,
+        warnings: Warnings = (),
+        note: str | None = None,
+        has_acted: bool = False,
+    ) -> Attempt:
+        duration_ms = (time.monotonic() - self._since) * 1000
+        record = Record(
+            database=self.pair.path,
+            session=self.pair.session,
+            outcome=outcome,
+            pages=pages,
+            journal_size=self.look.size_bytes,
+            duration_ms=duration_ms,
+            owner=self.judgement,
+            error=error,
+        )
+        return Attempt(record, again_in_s, warnings, note, has_acted)
+
+
+def _found_nothing(case: _Case) -> Attempt:
+    """SQLite has left the journal alone. Where it is hot all the same, a lock has made it a live writer's: one that we
+    did not see, or that was taken in between."""
+    try:
+        left_alone = case.pair.look() == case.look
+    except Gone:
+        left_alone = False
+    if left_alone:
+        return case.ended(Outcome.BUSY, "a process has a lock on it, and SQLite takes that for a writer's")
+    return case.ended(Outcome.CLEAN)
+
+
+def _rolled_back(case: _Case, rolled: rollback.Rolled) -> Attempt:
+    pages = rolled.pages
     if rolled.is_left:
-        left = "its journal is still there after the rollback"
-        return _ended(record, Outcome.FAILED, since, left, has_acted=True)
+        return case.ended(Outcome.FAILED, "its journal is still there after the rollback", pages=pages, has_acted=True)
     note = None
     warnings: Warnings = ()
     match rolled.unread:
@@ -286,10 +325,10 @@ def _rolled_back(record: Record, rolled: rollback.Rolled, since: float) -> Attem
         case rollback.BusyError() as error:
             note = f"not verified: {error}"
         case rollback.CorruptError() as error:
-            return _ended(record, Outcome.CORRUPT, since, str(error), has_acted=True)
+            return case.ended(Outcome.CORRUPT, str(error), pages=pages, has_acted=True)
         case error:
             warnings = ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
-    return _ended(record, Outcome.RECOVERED, since, None, warnings=warnings, note=note, has_acted=True)
+    return case.ended(Outcome.RECOVERED, pages=pages, warnings=warnings, note=note, has_acted=True)
 
 
 def _keep(snapshot: Snapshot) -> tuple[str | None, Warnings]:
@@ -302,19 +341,3 @@ def _keep(snapshot: Snapshot) -> tuple[str | None, Warnings]:
 def _drop(snapshot: Snapshot | None) -> None:
     if snapshot is not None:
         snapshot.drop()
-
-
-def _ended(
-    record: Record,
-    outcome: Outcome,
-    since: float,
-    error: str | None,
-    *,
-    again_in_s: float | None = None,
-    warnings: Warnings = (),
-    note: str | None = None,
-    has_acted: bool = False,
-) -> Attempt:
-    duration_ms = (time.monotonic() - since) * 1000
-    ended = replace(record, outcome=outcome, error=error, duration_ms=duration_ms)
-    return Attempt(ended, again_in_s, warnings, note, has_acted)
