@@ -271,7 +271,7 @@ def test_an_engine_that_comes_later_is_followed_soon(
     for _ in range(3):
         assert ask(probe, tree.database()).answer is Answer.UNKNOWN
     (tmp_path / "engine.sock").symlink_to(engine.socket_path)
-    until(lambda: wakes.gaps, "everything is looked at")  # tried each second; where all cores are busy Podman takes more
+    until(lambda: wakes.gaps, "everything is looked at")  # tried each second; on busy cores Podman answers late
     assert told == ["lost", "back"]
     hints.stop()
 
