@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from typing import Protocol
 
@@ -11,9 +12,14 @@ from watcher.tree import UnsafeError
 
 __all__ = ["Disk", "InMemory", "Snapshot", "SnapshotError", "SnapshotSkipped"]
 
-_MOST_IN_MEMORY, _MOST_IN_MEMORY_BYTES = 500, 64 << 20
+_MOST_IN_MEMORY, _MOST_IN_MEMORY_BYTES = 500, 96 << 20
 """So many wait in memory, and so much of it, while hundreds are recovered: files take longer to make than a
 rollback, and a host waits for the one but not for the other."""
+
+
+def _most_in_memory() -> int:
+    """Each has a descriptor of its journal, and they may not take those that a recovery needs."""
+    return min(_MOST_IN_MEMORY, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
 
 
 class SnapshotError(Exception):
@@ -42,6 +48,7 @@ class InMemory:
     """How many snapshots wait in memory while their pair is held no more. May be used by several threads."""
 
     def __init__(self) -> None:
+        self._most = _most_in_memory()
         self._lock = threading.Lock()
         self._count = 0  # guarded by _lock, like the next one
         self._bytes = 0
@@ -49,7 +56,7 @@ class InMemory:
     def add(self, size_bytes: int) -> bool:
         """Count one more. False where it is one too many, or they would be too large together."""
         with self._lock:
-            if self._count >= _MOST_IN_MEMORY or self._bytes + size_bytes > _MOST_IN_MEMORY_BYTES:
+            if self._count >= self._most or self._bytes + size_bytes > _MOST_IN_MEMORY_BYTES:
                 return False
             self._count += 1
             self._bytes += size_bytes
