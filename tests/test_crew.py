@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from watcher import crew as module
 from watcher import rollback
 from watcher.baton import Baton
 from watcher.crew import Crew
+from watcher.journal import JournalState
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors that only stand for a file are Linux's")
@@ -45,6 +47,14 @@ def on_duty(size: int = 1) -> Iterator[Crew]:
 def crew() -> Iterator[Crew]:
     with on_duty() as crew:
         yield crew
+
+
+@pytest.fixture(scope="module")
+def shared_crew() -> Iterator[Crew]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_STAYS_S", 3600.0)
+        with on_duty() as crew:
+            yield crew
 
 
 @pytest.fixture
@@ -76,6 +86,56 @@ def test_the_outcome_is_that_of_a_rollback_here(
         assert done_by(crew, database) == here
     assert database.read_bytes() == crashed.recovered
     assert not journal_of(database).exists()
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("JOURNAL_WATCHER_MAULED", "40"))))
+def test_what_is_mauled_ends_as_it_does_here(
+    shared_crew: Crew, crashed: CrashedPair, tmp_path: Path, seed: int
+) -> None:
+    """Bytes changed, cut off and put in between: the same outcome, the same files."""
+    here, there = tmp_path / "here" / "outbound.db", tmp_path / "there" / "outbound.db"
+    for copy in (here, there):
+        copy.parent.mkdir()
+    chance = random.Random(seed)
+    while True:
+        database, journal = _mauled(chance, crashed)
+        for copy in (here, there):
+            copy.write_bytes(database)
+            journal_of(copy).write_bytes(journal)
+        with looked_at(here) as (_, look):
+            if look.state in {JournalState.HOT, JournalState.MALFORMED}:
+                break  # else nobody rolls it back
+    outcomes = []
+    for copy, perform in ((here, rollback.perform), (there, shared_crew.perform)):
+        with looked_at(copy) as (pair, look):
+            ended = _ends(perform, Job.of(pair, look, busy_timeout_s=0.01))
+        outcomes.append((*ended, copy.read_bytes(), journal_of(copy).exists() and journal_of(copy).read_bytes()))
+    assert outcomes[0] == outcomes[1]
+
+
+def _mauled(chance: random.Random, crashed: CrashedPair) -> tuple[bytes, bytes]:
+    database, journal = bytearray(crashed.database), bytearray(crashed.journal)
+    for _ in range(chance.randint(1, 6)):
+        mauled = chance.choice([journal, journal, journal, database])
+        at = chance.choice([chance.randrange(28), chance.randrange(len(mauled)), len(mauled) - 1])
+        match chance.randrange(4):
+            case 0:
+                mauled[at] ^= 1 << chance.randrange(8)
+            case 1:
+                mauled[at : at + 4] = chance.randbytes(4)
+            case 2 if len(mauled) > 2000:
+                del mauled[len(mauled) - chance.randrange(1000) :]
+            case _:
+                mauled[at:at] = chance.randbytes(chance.choice([1, 512, 1024]))
+    return bytes(database), bytes(journal)
+
+
+def _ends(perform: Callable[[Job], Rolled], job: Job) -> tuple[object, ...]:
+    try:
+        rolled = perform(job)
+    except RollbackError as error:
+        return (type(error).__name__, str(error), error.began)
+    return (rolled.pages, rolled.finished_journal, rolled.is_wal, rolled.is_left, str(rolled.unread))
 
 
 def test_a_name_that_is_no_text_is_deleted_by_its_bytes(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
