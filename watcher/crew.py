@@ -43,16 +43,6 @@ _TAKEN_UP_WITHIN_S = 0.1
 _BEHIND_ANOTHER_S = 1.0
 """How long a job waits for the one before it, until that one's process is given up."""
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
-_BOOT = """
-import sys, types
-package = types.ModuleType("watcher")
-package.__path__ = [sys.argv[1]]
-sys.modules["watcher"] = package
-sys.path[:0] = sys.argv[2:-2]
-from watcher.hand import main
-main()
-"""
-"""The package without its public face, which takes longer to load than all that a rollback needs."""
 
 
 class Crew:
@@ -206,11 +196,19 @@ class _Hand:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Names are bytes, and both processes are to spell them alike.
         options = ["-I", "-S", "-B", f"-Xutf8={sys.flags.utf8_mode}"]
-        places = [os.fspath(Path(__file__).parent), os.fspath(Path(apsw.__file__).parents[1])]
+        package = Path(__file__).parent
+        places = [os.fspath(package), os.fspath(Path(apsw.__file__).parents[1])]
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, *options, "-c", _BOOT, *places, str(theirs.fileno()), str(os.getpid())],
+                    [
+                        sys.executable,
+                        *options,
+                        os.fspath(package / "hand_boot.py"),
+                        *places,
+                        str(theirs.fileno()),
+                        str(os.getpid()),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
