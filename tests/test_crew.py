@@ -393,6 +393,7 @@ def test_hundreds_are_recovered_and_told_with_their_snapshots(runner: Runner, cr
         kept = Path(each["snapshot"])
         assert (kept / "database").read_bytes() == before.read_bytes()
         assert (kept / "database-journal").read_bytes() == journal_of(before).read_bytes()
+    wait_until(lambda: runner.json("status")["recoveries"].get("recovered") == len(databases), 5.0)
     assert service.stop() == 0
     entries = runner.json("history", "--limit", "1000")
     assert {each["database"] for each in entries} == set(map(str, databases))

@@ -313,6 +313,7 @@ class Reconciler:
         attempt = self._recovery.conclude(attempt)
         self._reports.attempted(finding, attempt, None)
         self._done(finding.place, attempt.record)
+        self._changed()
 
     def _pause(self, attempt: Attempt, known: Known) -> float | None:
         """When to look again after this attempt, from now in seconds; None where it is over."""
