@@ -233,6 +233,14 @@ def test_one_that_is_killed_in_the_middle_is_told_and_not_used_again(database: P
     assert database.read_bytes() == crashed.recovered
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_is_the_services(crew: Crew, database: Path, number: signal.Signals) -> None:
+    (pid,) = crew.processes()
+    os.kill(pid, number)
+    assert done_by(crew, database).finished_journal
+    assert crew.processes() == [pid]
+
+
 def _has_it_open(pid: int) -> bool:
     """SQLite's own descriptor of the database, beside the standard ones, the channel and the three of a job."""
     return len(os.listdir(f"/proc/{pid}/fd")) > 7

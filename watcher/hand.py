@@ -96,7 +96,10 @@ def main() -> None:
         sys.argv: ends with the channel's descriptor and the service's pid.
     """
     channel = socket.socket(fileno=int(sys.argv[-2]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the service, which ends us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(
+            number, signal.SIG_IGN
+        )  # a terminal or systemd sends it to all: it is for the service, which ends us
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(sys.argv[-1]):
         return  # it has ended meanwhile
