@@ -88,7 +88,7 @@ def test_the_outcome_is_that_of_a_rollback_here(
     assert not journal_of(database).exists()
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("JOURNAL_WATCHER_MAULED", "40"))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("JOURNAL_WATCHER_MAULED", "24"))))
 def test_what_is_mauled_ends_as_it_does_here(
     shared_crew: Crew, crashed: CrashedPair, tmp_path: Path, seed: int
 ) -> None:
@@ -390,7 +390,7 @@ def crash_many(runner: Runner, crashed: CrashedPair, count: int) -> list[Path]:
 
 
 def test_hundreds_are_recovered_and_told_with_their_snapshots(runner: Runner, crashed: CrashedPair) -> None:
-    databases = crash_many(runner, crashed, 300)
+    databases = crash_many(runner, crashed, 180)
     runner.configure()
     service = runner.start()
     wait_until(lambda: len(service.events("recovered")) == len(databases))
@@ -409,7 +409,7 @@ def test_hundreds_are_recovered_and_told_with_their_snapshots(runner: Runner, cr
 
 
 def test_what_is_left_to_be_told_is_told_before_the_end(runner: Runner, crashed: CrashedPair) -> None:
-    databases = crash_many(runner, crashed, 300)
+    databases = crash_many(runner, crashed, 180)
     runner.configure()
     service = runner.start()
     wait_until(lambda: sum(not journal_of(each).exists() for each in databases) > 100)
@@ -420,7 +420,7 @@ def test_what_is_left_to_be_told_is_told_before_the_end(runner: Runner, crashed:
 
 
 def test_they_end_with_a_service_that_is_killed(runner: Runner, crashed: CrashedPair) -> None:
-    databases = crash_many(runner, crashed, 400)
+    databases = crash_many(runner, crashed, 300)
     runner.configure()
     service = runner.start()
     pid = service.process.pid

@@ -46,7 +46,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 MULTIPLY = """
 import os, shutil, sys
-for number in range(300):
+for number in range(150):
     os.mkdir(f"{os.path.dirname(sys.argv[1])}/{number}")
     for end in ("", "-journal"):
         shutil.copy(sys.argv[1] + end, f"{os.path.dirname(sys.argv[1])}/{number}/outbound.db{end}")
