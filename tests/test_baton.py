@@ -36,37 +36,13 @@ def test_one_computes_at_a_time() -> None:
     assert most == 1
 
 
-@pytest.mark.usefixtures("patient")
-def test_who_waits_passes_it_on_and_gets_it_back() -> None:
-    baton = Baton()
-    had_it = threading.Event()
-
-    def other() -> None:
-        with baton:
-            had_it.set()
-
-    with baton:
-        thread = threading.Thread(target=other)
-        thread.start()
-        assert not had_it.wait(0.05)
-        with baton.passed_on():
-            assert had_it.wait(10)
-            thread.join(10)
-        again = threading.Thread(target=other)
-        had_it.clear()
-        again.start()
-        assert not had_it.wait(0.05), "it is ours again"
-    assert had_it.wait(10)
-    again.join(10)
-
-
 def test_who_does_not_get_it_goes_on_without_and_takes_nothing_away() -> None:
     baton = Baton()
     ended = threading.Event()
     with baton:
 
         def other() -> None:
-            with baton, baton.passed_on():
+            with baton:
                 pass
             ended.set()
 

@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,17 +22,17 @@ from tests.test_rollback import looked_at
 from tests.writers import CrashedPair, journal_of, make_database
 from watcher import crew as module
 from watcher import rollback
-from watcher.baton import Baton
-from watcher.crew import Crew
+from watcher.crew import Crew, Shift
 from watcher.journal import JournalState
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled
+from watcher.tree import Gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors that only stand for a file are Linux's")
 
 
 @contextmanager
 def on_duty(size: int = 1) -> Iterator[Crew]:
-    crew = Crew(Baton(), size=size)
+    crew = Crew(size=size)
     crew.start()
     crew.call_up()
     try:
@@ -70,10 +69,21 @@ def database(tree: Path, crashed: CrashedPair) -> Path:
 
 
 def done_by(crew: Crew, database: Path, *, busy_timeout_s: float = 0.01) -> Rolled:
-    """What a process of the crew has done, and not this one."""
-    with looked_at(database) as (pair, look), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollback, "perform", lambda _: pytest.fail("done here"))
-        return crew.perform(Job.of(pair, look, busy_timeout_s=busy_timeout_s))
+    """What a process of the crew has done."""
+    with looked_at(database) as (pair, look):
+        return answered(crew, Job.of(pair, look, busy_timeout_s=busy_timeout_s))
+
+
+def answered(crew: Crew, job: Job) -> Rolled:
+    shift: Shift[Job] = Shift(crew)
+    assert shift.begin(job, job), "no process is free"
+    assert len(shift) == 1
+    ((whose, outcome),) = shift.ended()
+    assert whose is job
+    assert len(shift) == 0
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def test_the_outcome_is_that_of_a_rollback_here(
@@ -106,7 +116,7 @@ def test_what_is_mauled_ends_as_it_does_here(
             if look.state in {JournalState.HOT, JournalState.MALFORMED}:
                 break  # else nobody rolls it back
     outcomes = []
-    for copy, perform in ((here, rollback.perform), (there, shared_crew.perform)):
+    for copy, perform in ((here, rollback.perform), (there, lambda job: answered(shared_crew, job))):
         with looked_at(copy) as (pair, look):
             ended = _ends(perform, Job.of(pair, look, busy_timeout_s=0.01))
         outcomes.append((*ended, copy.read_bytes(), journal_of(copy).exists() and journal_of(copy).read_bytes()))
@@ -171,7 +181,7 @@ def test_a_new_database_after_the_look_is_left_alone(crew: Crew, database: Path)
         other.rename(database)
         before = everything_in(database.parent)
         with pytest.raises(BusyError, match=r"outbound\.db has been deleted"):
-            crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+            answered(crew, Job.of(pair, look, busy_timeout_s=0.01))
     assert everything_in(database.parent) == before
 
 
@@ -182,7 +192,7 @@ def test_the_kernel_keeps_the_database_from_growing_beyond_both_files(crew: Crew
             journal.seek(INITIAL_PAGES)
             journal.write(b"\xff\xff\xff\xff")
         with pytest.raises(RollbackError, match=f"beyond {most} bytes") as raised:
-            crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
+            answered(crew, Job.of(pair, look, busy_timeout_s=0.01))
     assert raised.value.began
     assert database.stat().st_size <= most
     assert journal_of(database).exists()
@@ -226,7 +236,7 @@ def test_one_that_is_killed_in_the_middle_is_told_and_not_used_again(database: P
             waiting.join(10)
         (error,) = told
         assert isinstance(error, RollbackError)
-        assert str(error) == "the process that rolled it back has ended (signal 9)"
+        assert str(error) == "the process that rolled it back has ended"
         assert error.began, "nobody knows, so its snapshot is kept"
         assert pid not in crew.processes()
         assert done_by(crew, database).finished_journal
@@ -246,66 +256,43 @@ def _has_it_open(pid: int) -> bool:
     return len(os.listdir(f"/proc/{pid}/fd")) > 7
 
 
-def test_a_large_database_is_rolled_back_here(
-    crew: Crew, database: Path, monkeypatch: pytest.MonkeyPatch, crashed: CrashedPair
-) -> None:
+def test_a_large_database_is_not_for_them(crew: Crew, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_BYTES", 1000)
-    (pid,) = crew.processes()
-    os.kill(pid, signal.SIGSTOP)
     with looked_at(database) as (pair, look):
-        assert crew.perform(Job.of(pair, look, busy_timeout_s=0.01)).finished_journal
-    assert database.read_bytes() == crashed.recovered
+        assert not Shift[None](crew).begin(Job.of(pair, look, busy_timeout_s=0.01), None)
 
 
-def _tried(crew: Crew, job: Job) -> str:
-    try:
-        return f"{crew.perform(job)}"
-    except RollbackError as error:
-        return str(error)
-
-
-def test_one_behind_another_that_hangs_is_looked_at_again(
-    crew: Crew, tree: Path, crashed: CrashedPair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_BEHIND_ANOTHER_S", 0.05)
-    (pid,) = crew.processes()
-    hung, behind = crashed.put(tree / "hung.db"), crashed.put(tree / "behind.db")
-    with holding(hung, READERS_LOCK), looked_at(hung) as (pair, look), looked_at(behind) as (other_pair, other_look):
-        told: list[str] = []
-        job = Job.of(pair, look, busy_timeout_s=60.0)
-        waiting = threading.Thread(target=lambda: told.append(_tried(crew, job)))
-        waiting.start()
-        wait_until(lambda: _has_it_open(pid))
-        with pytest.raises(BusyError, match="held up by another database"):
-            crew.perform(Job.of(other_pair, other_look, busy_timeout_s=0.01))
-        waiting.join(10)
-    assert told == ["the process that rolled it back has ended (signal 9)"]
-    assert crew.processes() == []
-    assert journal_of(behind).exists()
-
-
-def test_where_all_are_at_it_the_next_one_is_done_here(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
-    """One that hangs, on a disk say, keeps nobody else waiting."""
+def test_where_all_are_at_it_the_next_one_is_not_for_them(crew: Crew, tree: Path, crashed: CrashedPair) -> None:
+    """One that hangs, on a disk say, keeps nobody else waiting; what it takes up late is judged again."""
     (pid,) = crew.processes()
     os.kill(pid, signal.SIGSTOP)
-    told: list[str] = []
     hung, other = crashed.put(tree / "hung.db"), crashed.put(tree / "other.db")
+    shift: Shift[str] = Shift(crew)
     with looked_at(hung) as (pair, look), looked_at(other) as (other_pair, other_look):
-        waiting = [
-            threading.Thread(target=lambda: told.append(_tried(crew, Job.of(pair, look, busy_timeout_s=0.01))))
-            for _ in range(module._JOBS)
-        ]
-        for each in waiting:
-            each.start()
-        wait_until(crew._free.empty)
-        assert crew.perform(Job.of(other_pair, other_look, busy_timeout_s=0.01)).finished_journal
-        assert journal_of(hung).exists()
+        assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01), "hung")
+        assert not crew.has_free()
+        assert not shift.begin(Job.of(other_pair, other_look, busy_timeout_s=0.01), "other")
         time.sleep(2 * module._TAKEN_UP_WITHIN_S)
         os.kill(pid, signal.SIGCONT)
-        for each in waiting:
-            each.join(10)
-    assert told == ["it was not taken up in time; it is judged again"] * module._JOBS
+        ((whose, outcome),) = shift.ended()
+    assert whose == "hung"
+    assert isinstance(outcome, BusyError)
+    assert str(outcome) == "it was not taken up in time; it is judged again"
     assert journal_of(hung).exists()
+    assert crew.has_free()
+
+
+def test_what_is_let_go_is_closed_when_another_process_has_it(crew: Crew, database: Path) -> None:
+    with looked_at(database) as (pair, look):
+        before = len(os.listdir("/proc/self/fd"))
+        shift: Shift[None] = Shift(crew)
+        assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01, is_needed=False), None)
+        assert len(os.listdir("/proc/self/fd")) == before - 4, "each of the two was pinned, and open to be read"
+        ((_, outcome),) = shift.ended()
+        assert isinstance(outcome, Rolled)
+        assert outcome.finished_journal
+        with pytest.raises(Gone):
+            pair.look()
 
 
 def test_they_are_ended_when_there_is_nothing_to_do_and_come_again(
@@ -326,58 +313,57 @@ def test_they_are_ended_when_there_is_nothing_to_do_and_come_again(
 def test_stopping_ends_also_one_that_is_at_it(crew: Crew, database: Path) -> None:
     (pid,) = crew.processes()
     os.kill(pid, signal.SIGSTOP)
+    shift: Shift[None] = Shift(crew)
     with looked_at(database) as (pair, look):
-        told: list[str] = []
-        job = Job.of(pair, look, busy_timeout_s=0.01)
-        waiting = threading.Thread(target=lambda: told.append(_tried(crew, job)))
-        waiting.start()
-        wait_until(lambda: crew._free.qsize() < module._JOBS)
+        assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01), None)
         crew.stop(10)
-        waiting.join(10)
-    assert told == ["the process that rolled it back has ended (signal 9)"]
+        ((_, outcome),) = shift.ended()
+    assert str(outcome) == "the process that rolled it back has ended"
     wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
 
 
-def test_without_one_that_starts_everything_is_done_here(
-    database: Path, monkeypatch: pytest.MonkeyPatch, crashed: CrashedPair
-) -> None:
+def test_without_one_that_starts_there_is_none_to_be_had(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    crew = Crew(Baton(), size=2)
+    crew = Crew(size=2)
     crew.start()
     try:
         crew.call_up()
         wait_until(lambda: crew._has_warned)
+        assert not crew.has_free()
         with looked_at(database) as (pair, look):
-            assert crew.perform(Job.of(pair, look, busy_timeout_s=0.01)).finished_journal
+            assert not Shift[None](crew).begin(Job.of(pair, look, busy_timeout_s=0.01), None)
     finally:
         crew.stop(10)
-    assert database.read_bytes() == crashed.recovered
 
 
-def test_many_at_once_by_many_threads(tree: Path, crashed: CrashedPair) -> None:
+def test_many_at_once_by_one_thread(tree: Path, crashed: CrashedPair) -> None:
     databases = [crashed.put(tree / f"{number}.db") for number in range(60)]
-    with on_duty(3) as crew, ThreadPoolExecutor(6) as threads:
-        assert all(rolled.finished_journal for rolled in threads.map(lambda each: done_by_any(crew, each), databases))
+    with on_duty(3) as crew, ExitStack() as closing:
+        shift: Shift[Path] = Shift(crew)
+        to_do, most = list(databases), 0
+        while to_do or len(shift):
+            while to_do and crew.has_free():
+                pair, look = closing.enter_context(looked_at(to_do[-1]))
+                assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01), to_do.pop())
+            most = max(most, len(shift))
+            to_do += [whose for whose, outcome in shift.ended() if isinstance(outcome, BusyError)]  # taken up too late
+    assert most == 3
     assert all(each.read_bytes() == crashed.recovered for each in databases)
     assert not list(tree.glob("*-journal"))
-
-
-def done_by_any(crew: Crew, database: Path) -> Rolled:
-    while True:
-        with looked_at(database) as (pair, look), suppress(BusyError):  # not taken up in time: it is judged again
-            return crew.perform(Job.of(pair, look, busy_timeout_s=0.01))
 
 
 # --- in the service ---
 
 
-def _children(pid: int) -> list[int]:
-    found = []
+def _below(pid: int) -> list[int]:
+    """The processes that it, or one of them, has made."""
+    found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
-            found += [int(each) for each in task.read_text().split()]
+            children = [int(each) for each in task.read_text().split()]
         except OSError:  # the thread has ended
             continue
+        found += [each for child in children for each in (child, *_below(child))]
     return found
 
 
@@ -419,12 +405,28 @@ def test_what_is_left_to_be_told_is_told_before_the_end(runner: Runner, crashed:
     assert {each["database"] for each in runner.json("history", "--limit", "1000")} == recovered
 
 
+def all_of_them(hands: list[int]) -> list[int]:
+    return hands if len(hands) == module.size_for(4) else []
+
+
+def test_where_they_are_killed_the_service_goes_on_without(runner: Runner, crashed: CrashedPair) -> None:
+    databases = crash_many(runner, crashed, 300)
+    runner.configure()
+    service = runner.start()
+    for each in wait_until(lambda: all_of_them(_below(service.process.pid))):
+        os.kill(each, signal.SIGKILL)
+    assert any(journal_of(each).exists() for each in databases), "they were killed too late"
+    wait_until(lambda: not any(journal_of(each).exists() for each in databases))
+    assert all(each.read_bytes() == crashed.recovered for each in databases)
+    assert service.stop() == 0
+
+
 def test_they_end_with_a_service_that_is_killed(runner: Runner, crashed: CrashedPair) -> None:
     databases = crash_many(runner, crashed, 300)
     runner.configure()
     service = runner.start()
     pid = service.process.pid
-    hands = wait_until(lambda: _children(pid))
+    hands = wait_until(lambda: all_of_them(_below(pid)))
     service.kill()
     wait_until(lambda: not any(os.path.exists(f"/proc/{each}") for each in hands))
     assert any(journal_of(each).exists() for each in databases), "it was killed too late"

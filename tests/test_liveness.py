@@ -27,7 +27,7 @@ def working(hands: Hands, place: Place, work: Callable[[], object]) -> Iterator[
         hands.take(place)
         while not stop.is_set():
             work()
-        hands.give()
+        hands.give(place)
 
     thread = threading.Thread(target=run, name="worker-x")
     before = len(hands.held())

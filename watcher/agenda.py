@@ -174,14 +174,16 @@ class Agenda:
         agenda is closed."""
         with self._turn:
             while not self._closed:
-                while self._signs:
-                    self._signs.pop()()
-                self._move_due()
-                place = self._next()
+                place = self._next_now()
                 if place is not None:
                     return place
                 self._wait(self._pause())
             return None
+
+    def take_now(self) -> Place | None:
+        """The next place to look at, as :meth:`take` gives it; None where there is none at the moment."""
+        with self._turn:
+            return None if self._closed else self._next_now()
 
     def done(self, place: Place) -> None:
         """The caller is through with it."""
@@ -249,6 +251,12 @@ class Agenda:
         if added:
             self._due.pop(place, None)
             self._wake_one()
+
+    def _next_now(self) -> Place | None:
+        while self._signs:
+            self._signs.pop()()
+        self._move_due()
+        return self._next()
 
     def _next(self) -> Place | None:
         in_order = (self._urgent, self._background)

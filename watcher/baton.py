@@ -17,13 +17,7 @@ _PATIENCE_S = 0.003
 
 
 class Baton:
-    """A lock that is waited for in vain: who does not get it soon goes on without.
-
-    with baton:
-        ...  # compute
-        with baton.passed_on():
-            ...  # wait
-    """
+    """A lock that is waited for in vain: who does not get it soon goes on without."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,22 +33,3 @@ class Baton:
         if self._holder == threading.get_ident():
             self._holder = 0
             self._lock.release()
-
-    def passed_on(self) -> _PassedOn:
-        """Let another thread have it, until the end of the block."""
-        return _PassedOn(self)
-
-
-class _PassedOn:
-    """The other way round."""
-
-    def __init__(self, baton: Baton) -> None:
-        self._baton = baton
-
-    def __enter__(self) -> None:
-        self._baton.__exit__(None, None, None)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._baton.__enter__()

@@ -9,58 +9,54 @@ many wait, and ended when that is over: nothing of it costs anything while nothi
 from __future__ import annotations
 
 import os
-import queue
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import apsw
 from loguru import logger
 
-from watcher import hand, rollback
-from watcher.baton import Baton
-from watcher.rollback import BusyError, Job, RollbackError, Rolled
+from watcher import hand
+from watcher.rollback import Job, RollbackError, Rolled
 
-__all__ = ["Crew"]
+__all__ = ["Crew", "Shift", "size_for"]
 
 _MOST_HANDS = 4
+"""More than there are processors, since each of them waits for the disk most of the time."""
 _STAYS_S = 10.0
 """How long they stay when they have nothing to do."""
 _BEGINS_WITHIN_S = 10.0
 _ENDS_WITHIN_S = 1.0
 _MOST_BYTES = 16 << 20
 """A larger database is rolled back here: it takes long enough for its progress to be watched (`liveness`)."""
-_WAITS_S = 0.02
-"""For a hand that is free. Where all are held up by a disk, what does not lie on it goes on here."""
-_JOBS = 2
-"""That one has at a time: it goes on with the second when we have not yet heard of the first."""
 _TAKEN_UP_WITHIN_S = 0.1
 """After its last judgement; a job that had to wait longer is judged again."""
-_BEHIND_ANOTHER_S = 1.0
-"""How long a job waits for the one before it, until that one's process is given up."""
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
+
+_Whose = TypeVar("_Whose")
 
 
 class Crew:
     """May be used by any thread.
 
     Args:
-        size: how many processes at most; none where there is one processor, or no O_PATH (not Linux).
-        baton: passed on by a thread that waits for another process.
+        size: how many processes.
     """
 
-    def __init__(self, baton: Baton, *, size: int | None = None) -> None:
-        self._size = _processors() if size is None else size
-        self._baton = baton
+    def __init__(self, *, size: int) -> None:
+        self._size = size
         self._turn = threading.Condition()
-        self._called = False  # guarded by _turn, like the next two
+        self._called = False  # guarded by _turn, like the next three
         self._closing = False
         self._hands: list[_Hand] = []  # all that may be used
-        self._free: queue.SimpleQueue[_Hand] = queue.SimpleQueue()
+        self._free: list[_Hand] = []
         self._used_at = 0.0  # by time.monotonic
         self._has_warned = False
         self._thread: threading.Thread | None = None
@@ -87,80 +83,60 @@ class Crew:
                 self._called = True
                 self._turn.notify()
 
-    def perform(self, job: Job) -> Rolled:
-        """As :func:`watcher.rollback.perform`, by another process where one is to be had.
-
-        Raises:
-            BusyError, CorruptError, RollbackError, OSError: as there.
-        """
-        if not self._hands or job.most_bytes > _MOST_BYTES:
-            return rollback.perform(job)
-        with self._baton.passed_on():
-            judged_at = time.monotonic()
-            try:
-                helper = self._take()
-            except queue.Empty:
-                return rollback.perform(job)
-            try:
-                return helper.perform(job, judged_at + _TAKEN_UP_WITHIN_S)
-            finally:
-                self._used_at = time.monotonic()
-                self._give_back(helper)
-
     def processes(self) -> list[int]:
         """Their pids."""
         return [each.pid for each in self._hands]
 
-    def _take(self) -> _Hand:
-        while True:
-            helper = self._free.get(timeout=_WAITS_S)
-            with self._turn:
-                helper.free -= 1
-                if helper in self._hands:
-                    return helper
-            self._give_back(helper)  # it was lost, or dismissed
+    def has_free(self) -> bool:
+        """Whether one of them has nothing to do."""
+        return bool(self._free)  # a peek: who takes one finds out
 
-    def _give_back(self, helper: _Hand) -> None:
+    def take(self) -> _Hand | None:
+        """One that has nothing to do, the caller's until :meth:`give_back`."""
+        self._used_at = time.monotonic()
         with self._turn:
-            helper.free += 1
+            return self._free.pop() if self._free else None
+
+    def give_back(self, helper: _Hand) -> None:
+        """The caller is through with it."""
+        with self._turn:
             is_up = helper in self._hands
             if is_up and helper.is_lost:
                 self._hands.remove(helper)
                 is_up = False
-            is_idle = helper.free == _JOBS
-        if is_up:
-            self._free.put(helper)
-        elif is_idle:
+            if is_up:
+                self._free.append(helper)
+        if not is_up:
             helper.end()
 
     # --- the thread that begins and ends them ---
 
     def _run(self) -> None:
         while self._is_called():
-            self._man()
-            self._stay()
-            self._dismiss()
+            with ExitStack() as reaping:
+                self._man(reaping)
+                self._stay()
+                self._dismiss()
 
     def _is_called(self) -> bool:
         with self._turn:
             self._turn.wait_for(lambda: self._called or self._closing)
             return not self._closing
 
-    def _man(self) -> None:
-        begun: list[_Hand] = []
+    def _man(self, reaping: ExitStack) -> None:
         try:
-            begun.extend(_Hand() for _ in range(self._size))  # those before one that fails are in it
+            begun = _begun(self._size, reaping)
         except OSError as error:
             self._warn(f"no process could be started ({error.strerror})")
+            return
         for each in begun:
             if each.is_ready():
                 with self._turn:
                     self._hands.append(each)
+                    self._free.append(each)
             else:
                 self._warn("a process that was started was not ready")
                 each.end()
-        for each in self._hands * _JOBS:
-            self._free.put(each)
 
     def _warn(self, why: str) -> None:
         if not self._has_warned:  # there is nothing new in the next time
@@ -176,8 +152,8 @@ class Crew:
         """Those that are at it meanwhile are ended by whoever has their last answer."""
         with self._turn:
             dismissed, self._hands = self._hands, []
+            idle, self._free = self._free, []
             self._called = False
-            idle = [each for each in dismissed if each.free == _JOBS]
         for each in idle:
             each.end()
         if self._closing:
@@ -185,103 +161,176 @@ class Crew:
                 each.kill()
 
 
-class _Hand:
-    """One of these processes.
+class Shift(Generic[_Whose]):
+    """What one thread has a crew do: several jobs at a time, each in another process. Used by that thread alone."""
 
-    Raises:
-        OSError: it cannot be started.
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._at_it: dict[int, tuple[_Hand, _Whose]] = {}  # by the descriptor of the channel
+        self._answers = select.poll()
+
+    def __len__(self) -> int:
+        """How many jobs have not ended."""
+        return len(self._at_it)
+
+    def begin(self, job: Job, whose: _Whose) -> bool:
+        """Have it done. False where it is to be done here: none is free, or it is too large.
+
+        Args:
+            job: was judged right now.
+            whose: comes back with its end.
+        """
+        if job.most_bytes > _MOST_BYTES:
+            return False
+        helper = self._crew.take()
+        if helper is None:
+            return False
+        try:
+            descriptor = helper.begin(job, time.monotonic() + _TAKEN_UP_WITHIN_S)
+        except EOFError:
+            self._crew.give_back(helper)
+            return False
+        self._at_it[descriptor] = helper, whose
+        self._answers.register(descriptor, select.POLLIN)
+        if job.let_go is not None:
+            job.let_go()
+        return True
+
+    def ended(self) -> list[tuple[_Whose, Rolled | Exception]]:
+        """Wait until a job has ended; all that have, with what :func:`watcher.rollback.perform` would have returned or
+        raised. A process that meets what nobody has thought of makes it a RuntimeError."""
+        ended: list[tuple[_Whose, Rolled | Exception]] = []
+        for descriptor, _ in self._answers.poll():
+            helper, whose = self._at_it.pop(descriptor)
+            self._answers.unregister(descriptor)
+            try:
+                ended.append((whose, helper.receive()))
+            except (RollbackError, OSError, RuntimeError) as error:
+                ended.append((whose, error))
+            self._crew.give_back(helper)
+        return ended
+
+
+class _Hand:
+    """One of these processes, at one job at a time.
+
+    Args:
+        channel: to it.
     """
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # Names are bytes, and both processes are to spell them alike.
-        options = ["-I", "-S", "-B", f"-Xutf8={sys.flags.utf8_mode}"]
-        package = Path(__file__).parent
-        places = [os.fspath(package), os.fspath(Path(apsw.__file__).parents[1])]
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [
-                        sys.executable,
-                        *options,
-                        os.fspath(package / "hand_boot.py"),
-                        *places,
-                        str(theirs.fileno()),
-                        str(os.getpid()),
-                    ],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    cwd="/",
-                    env={name: os.environ[name] for name in _KEPT if name in os.environ},
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self._channel = ours
-        self.pid = self._process.pid
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._ending = threading.Lock()
+        self._pidfd = -1  # guarded by _ending: closed, its number may stand for another process
+        self.pid = 0
         self.is_lost = False
-        self.free = _JOBS  # jobs that it may be given; guarded by the crew's _turn
-        self._sending = threading.Lock()
-        self._last = threading.Lock()  # held by whoever waits for the last answer; guarded by _sending
 
     def is_ready(self) -> bool:
         """Wait until it is. False where it is not in time, or has ended."""
         self._channel.settimeout(_BEGINS_WITHIN_S)
         try:
-            return self._channel.recv(len(hand.READY)) == hand.READY
-        except OSError:
+            self.pid, self._pidfd = hand.await_ready(self._channel)
+        except (OSError, EOFError):
             return False
-        finally:
-            self._channel.settimeout(None)
+        self._channel.settimeout(None)
+        return True
 
-    def perform(self, job: Job, until: float) -> Rolled:
-        """
+    def begin(self, job: Job, until: float) -> int:
+        """Have it do a job; the descriptor at which its answer comes.
+
         Args:
             until: by time.monotonic: taken up later than that, it is busy.
 
         Raises:
-            BusyError, CorruptError, RollbackError, OSError: as :func:`watcher.rollback.perform`.
+            EOFError: the process has ended.
         """
-        turn = threading.Lock()
-        turn.acquire()
         try:
-            with self._sending:
-                before, self._last = self._last, turn
-                hand.send(self._channel, job, until)
-            if not before.acquire(timeout=_BEHIND_ANOTHER_S):
-                self.is_lost = True
-                self.kill()
-                raise BusyError("the process that was to roll it back is held up by another database")
+            hand.send(self._channel, job, until)
+        except EOFError:
+            self.is_lost = True
+            raise
+        return self._channel.fileno()
+
+    def receive(self) -> Rolled:
+        """Its answer.
+
+        Raises:
+            BusyError, CorruptError, RollbackError, OSError: as :func:`watcher.rollback.perform`.
+            RuntimeError: as :func:`watcher.hand.receive`.
+        """
+        try:
             return hand.receive(self._channel)
         except EOFError as error:
             self.is_lost = True
-            raise RollbackError(f"the process that rolled it back has ended ({self._how()})", began=True) from error
-        finally:
-            turn.release()
-
-    def _how(self) -> str:
-        try:
-            status = self._process.wait(_ENDS_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            return "it does not say how"
-        return f"signal {-status}" if status < 0 else f"status {status}"
+            raise RollbackError("the process that rolled it back has ended", began=True) from error
 
     def kill(self) -> None:
-        """End it, whatever it is at: its answer is its end then."""
-        self._process.kill()
+        """End it, whatever it is at: its answer is its end then, also where a dead file system holds it."""
+        with self._ending, suppress(OSError):  # it has ended, or was ended meanwhile
+            self._channel.shutdown(socket.SHUT_RDWR)
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def end(self) -> None:
-        """End one that nobody waits for. Where a dead file system holds it, it is left behind: it ends with us."""
-        self._channel.close()
-        self._process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_ENDS_WITHIN_S)
+        """End one that nobody waits for."""
+        self.kill()
+        with self._ending:
+            self._channel.close()
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
 
 
-def _processors() -> int:
-    if sys.platform != "linux":
+def _begun(count: int, reaping: ExitStack) -> list[_Hand]:
+    """So many processes, of which the first makes the others when it has loaded what they need.
+
+    Args:
+        reaping: waits for the first at its end.
+
+    Raises:
+        OSError: they cannot be started.
+    """
+    with ExitStack() as undone, ExitStack() as theirs:
+        hands, fds = [], []
+        for _ in range(count):
+            ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            theirs.enter_context(their)
+            undone.callback(ours.close)
+            hands.append(_Hand(ours))
+            fds.append(their.fileno())
+        # Names are bytes, and both processes are to spell them alike.
+        options = ["-I", "-S", "-B", f"-Xutf8={sys.flags.utf8_mode}"]
+        package = Path(__file__).parent
+        script, *places = (
+            os.fspath(each) for each in (package / "hand_boot.py", package, Path(apsw.__file__).parents[1])
+        )
+        process = subprocess.Popen(
+            [sys.executable, *options, script, *places, str(os.getpid()), *map(str, fds)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=fds,
+            cwd="/",
+            env={name: os.environ[name] for name in _KEPT if name in os.environ},
+        )
+        reaping.callback(_reap, process)
+        undone.pop_all()
+        return hands
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Where a dead file system holds it, it is left behind: it ends with us."""
+    process.kill()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_ENDS_WITHIN_S)
+
+
+def size_for(workers: int) -> int:
+    """How many processes are of use; none where there is one processor, or no O_PATH (not Linux).
+
+    Args:
+        workers: so many recoveries may be at the same time.
+    """
+    if sys.platform != "linux" or len(os.sched_getaffinity(0)) == 1:
         return 0
-    usable = len(os.sched_getaffinity(0))
-    return 0 if usable < 2 else min(usable, _MOST_HANDS)
+    return min(workers, _MOST_HANDS)

@@ -11,10 +11,13 @@ import os
 import stat
 import sys
 from enum import IntFlag
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from watcher.names import printable, quoted
 from watcher.rights import overrides_modes
+
+if TYPE_CHECKING:  # it is loaded by processes that only roll back
+    from pathlib import Path
 
 __all__ = [
     "Wish",

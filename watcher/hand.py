@@ -8,6 +8,7 @@ growing beyond what the job allows (RLIMIT_FSIZE; Python ignores SIGXFSZ, so tha
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -25,9 +26,8 @@ from watcher.pinned import Pinned
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, perform
 from watcher.unix_vfs import let_write
 
-__all__ = ["READY", "main", "receive", "send"]
+__all__ = ["await_ready", "main", "receive", "send"]
 
-READY = b"ready"
 _MOST_BYTES = 1 << 16
 """Of a message: a path has at most PATH_MAX bytes, and words are clipped."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -39,7 +39,7 @@ _Answer = dict[str, Any]
 
 
 def send(channel: socket.socket, job: Job, until: float) -> None:
-    """Give a job to the process at the other end: its answers come in the order of the jobs.
+    """Give a job to the process at the other end, which has answered all that it was given before.
 
     Args:
         until: by time.monotonic, which on Linux is the same in all processes: taken up later than that, it is busy.
@@ -54,8 +54,23 @@ def send(channel: socket.socket, job: Job, until: float) -> None:
         raise EOFError from error
 
 
+def await_ready(channel: socket.socket) -> tuple[int, int]:
+    """Wait until the process at the other end is ready for its first job.
+
+    Returns:
+        Its pid, and a descriptor that stands for it (pidfd_open(2)); -1 where the kernel has none.
+
+    Raises:
+        OSError, EOFError: it is not in time, or has ended.
+    """
+    pid, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 1)
+    if not pid:
+        raise EOFError
+    return int(pid), descriptors[0] if descriptors else -1
+
+
 def receive(channel: socket.socket) -> Rolled:
-    """The next answer.
+    """The answer to the last job.
 
     Raises:
         BusyError, CorruptError, RollbackError, OSError: as :func:`watcher.rollback.perform`.
@@ -64,7 +79,7 @@ def receive(channel: socket.socket) -> Rolled:
     """
     try:
         answer = channel.recv(_MOST_BYTES)
-    except OSError as error:  # it was closed by whoever waited for the answer before
+    except OSError as error:
         raise EOFError from error
     if not answer:
         raise EOFError
@@ -90,27 +105,59 @@ def _error(kind: str, words: str, began: bool) -> RollbackError:
 
 
 def main() -> None:
-    """Serve one channel, until its other end is closed or the service has ended.
+    """Be as many processes as there are channels, each of which serves its own until its other end is closed. They know
+    by that when the service has ended, and end what they are at before: it was judged a moment ago.
 
     Args:
-        sys.argv: ends with the channel's descriptor and the service's pid.
+        sys.argv: from the third on the service's pid, and the channels' descriptors.
     """
-    channel = socket.socket(fileno=int(sys.argv[-2]))
+    service_pid, *channels = map(int, sys.argv[3:])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(
-            number, signal.SIG_IGN
-        )  # a terminal or systemd sends it to all: it is for the service, which ends us
+        # A terminal or systemd sends it to all: it is for the service, which ends us.
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those made here (wait(2))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[-1]):
+    if os.getppid() != service_pid:
         return  # it has ended meanwhile
     if _bound(resource.RLIM_INFINITY):
         let_write()
-    channel.send(READY)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    gc.freeze()  # what is there now stays, and is not looked through in each process
+    with socket.socket(fileno=_one_for_each(channels)) as channel:
+        _serve(channel)
+
+
+def _one_for_each(channels: list[int]) -> int:
+    """The channel of this process: of the first, or of one that it has made here."""
+    ours, *others = channels
+    while others:
+        other = others.pop()
+        if os.fork() == 0:
+            for each in (ours, *others):
+                os.close(each)
+            return other
+        os.close(other)
+    return ours
+
+
+def _serve(channel: socket.socket) -> None:
+    _say_ready(channel)
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
         channel.send(json.dumps(_answer(json.loads(message), *descriptors)).encode())
+
+
+def _say_ready(channel: socket.socket) -> None:
+    pid = os.getpid()
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:  # before Linux 5.3, or a filter of system calls
+        channel.send(b"%d" % pid)
+        return
+    socket.send_fds(channel, [b"%d" % pid], [pidfd])
+    os.close(pidfd)
 
 
 def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: int) -> _Answer:

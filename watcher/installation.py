@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from watcher import rollback
 from watcher.aftercare import Aftercare
 from watcher.afterwards import Afterwards
-from watcher.baton import Baton
-from watcher.crew import Crew
+from watcher.crew import Crew, size_for
 from watcher.decision import Examiner
 from watcher.filesystem import file_system_of
 from watcher.hints.filesystem import FilesystemHints
@@ -34,7 +32,6 @@ from watcher.records.status import Watch
 from watcher.records.tally import Tally
 from watcher.recovery import Recovery
 from watcher.reports import Reports
-from watcher.rollback import Job, Rolled
 from watcher.settings import LocksMode, Settings, WatchBackend
 from watcher.snapshots import Snapshots
 from watcher.tree import RootMissingError, Tree
@@ -56,7 +53,6 @@ class Rooms:
         thorough: ask every probe, for a person who wants to know; the service stops asking where the owner lives.
         on_lost, on_back: called when the container engine stops answering (reason, remedy), and when it does again.
         judged: called with each judgement, from any thread.
-        perform: does the rollbacks.
     """
 
     def __init__(
@@ -68,7 +64,6 @@ class Rooms:
         on_lost: Callable[[str, str], None] | None = None,
         on_back: Callable[[], None] | None = None,
         judged: Callable[[Judgement], None] | None = None,
-        perform: Callable[[Job], Rolled] = rollback.perform,
     ) -> None:
         self._judged = judged
         self.settings = settings
@@ -78,7 +73,7 @@ class Rooms:
         self.owner = Owner(settings, clock, container=self.container, thorough=thorough)
         kept = settings.recovery.snapshot
         snapshots = None if kept is None else Snapshots(Path(settings.state_dir) / "snapshots", kept)
-        self.recovery = Recovery(settings.recovery, self._judge_afresh, snapshots, perform=perform)
+        self.recovery = Recovery(settings.recovery, self._judge_afresh, snapshots)
         self.examiner = Examiner(self.looker, self._judge, self.recovery.obstacle)
 
     def _judge(self, pair: Pair, look: Look) -> Judgement:
@@ -145,8 +140,6 @@ class Installation:
         tally: Tally,
     ) -> None:
         self.settings = settings
-        baton = Baton()
-        crew = Crew(baton)
         self.rooms = Rooms(
             settings,
             clock,
@@ -154,7 +147,6 @@ class Installation:
             on_lost=self._engine_lost,
             on_back=self._engine_back,
             judged=tally.judged,
-            perform=crew.perform,
         )
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
@@ -176,8 +168,7 @@ class Installation:
             changed=changed,
             cold=survey.note_cold,
             later=self._afterwards.do,
-            baton=baton,
-            crew=crew,
+            crew=Crew(size=size_for(settings.recovery.workers)),
         )
         self._engine = self._engine_hints()
         self._trouble = trouble

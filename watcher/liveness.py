@@ -66,17 +66,16 @@ class Hands:
         self._patience_s = patience_s
         self._beside = beside
         self._worker = _Worker()
-        self._held: dict[int, Held] = {}  # by thread; each thread writes its own entry only
+        self._held: dict[Place, Held] = {}  # a place is in one worker's hands at a time
 
     def take(self, place: Place) -> None:
         """The calling worker begins with a place."""
         worker = self._worker
-        thread_id = worker.thread_id
-        self._held[thread_id] = Held(place, worker.name, thread_id, time.monotonic())
+        self._held[place] = Held(place, worker.name, worker.thread_id, time.monotonic())
 
-    def give(self) -> None:
-        """The calling worker is through with what it had."""
-        self._held.pop(self._worker.thread_id, None)
+    def give(self, place: Place) -> None:
+        """The calling worker is through with it."""
+        del self._held[place]
 
     def held(self) -> list[Held]:
         """All that is in hand, the longest first."""

@@ -228,11 +228,16 @@ class Pair:
         except (FileNotFoundError, PermissionError):
             return None
 
-    def _release(self) -> None:
+    def let_go(self) -> None:
+        """Close the descriptors of both files; no other thread is at them all the same. The next look pins them anew.
+        Whoever closes a deleted journal as the last waits until the file system has freed what it held."""
         for pinned in (self._journal, self._database):
             if pinned is not None:
                 pinned.close()
         self._journal = self._database = None
+
+    def _release(self) -> None:
+        self.let_go()
         self._claims.release()
 
 

@@ -19,7 +19,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
 import apsw
@@ -49,7 +48,6 @@ class _Names(NamedTuple):
     wal: bytes
 
 
-@dataclass(slots=True)
 class Grant:
     """What one open may touch, and what it has done. Used by the one thread that opens.
 
@@ -69,24 +67,50 @@ class Grant:
         logged: what else it has logged.
     """
 
-    directory_fd: int
-    path: str
-    database: Pinned
-    journal: Pinned | None = None
-    most_bytes: int = 0
-    acts_as: int | None = None
-    pages: int | None = None
-    finished_journal: bool = False
-    has_written: bool = False
-    refused: str | None = None
-    was_replaced: bool = False
-    denied: str | None = None
-    logged: list[str] = field(default_factory=list)
-    database_descriptor: int = -1  # SQLite's own, as long as it has one
-    has_opened_journal: bool = False
-    names: _Names = field(init=False)
+    __slots__ = (
+        "acts_as",
+        "database",
+        "database_descriptor",
+        "denied",
+        "directory_fd",
+        "finished_journal",
+        "has_opened_journal",
+        "has_written",
+        "journal",
+        "logged",
+        "most_bytes",
+        "names",
+        "pages",
+        "path",
+        "refused",
+        "was_replaced",
+    )
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        directory_fd: int,
+        path: str,
+        database: Pinned,
+        journal: Pinned | None = None,
+        *,
+        most_bytes: int = 0,
+        acts_as: int | None = None,
+    ) -> None:
+        self.directory_fd = directory_fd
+        self.path = path
+        self.database = database
+        self.journal = journal
+        self.most_bytes = most_bytes
+        self.acts_as = acts_as
+        self.pages: int | None = None
+        self.finished_journal = False
+        self.has_written = False
+        self.refused: str | None = None
+        self.was_replaced = False
+        self.denied: str | None = None
+        self.logged: list[str] = []
+        self.database_descriptor = -1  # SQLite's own, as long as it has one
+        self.has_opened_journal = False
         alias = os.fsencode(self.alias)
         self.names = _Names(alias, alias + os.fsencode(SUFFIX), alias + b"-wal")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from watcher.decision import Decision, Finding
 from watcher.installation import Rooms
@@ -209,10 +209,10 @@ def _verified(rooms: Rooms, finding: Finding, attempt: Attempt) -> Attempt:
         with rooms.looker.pair(finding.place) as pair:
             health, words = rooms.recovery.verify(pair, attempt.record)
     except (Gone, UnsafeError, OSError) as error:
-        return replace(attempt, note=f"not verified, or not on the disk: {_words(error)}")
+        return attempt._replace(note=f"not verified, or not on the disk: {_words(error)}")
     if health is Health.CORRUPT:
-        return replace(attempt, record=rooms.recovery.condemn(attempt.record, words))
-    return attempt if health is Health.SOUND else replace(attempt, note=f"recovered, but not verified: {words}")
+        return attempt._replace(record=rooms.recovery.condemn(attempt.record, words))
+    return attempt if health is Health.SOUND else attempt._replace(note=f"recovered, but not verified: {words}")
 
 
 def _unsettled(finding: Finding, error: Exception, since: float) -> Attempt:

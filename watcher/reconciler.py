@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from watcher.agenda import Agenda
-from watcher.baton import Baton
 from watcher.crew import Crew
 from watcher.decision import Decision, Examiner, Finding
 from watcher.hints.exits import Exits
@@ -24,6 +23,7 @@ from watcher.remembered import Counts, Known, News, Remembered
 from watcher.reports import Reports
 from watcher.settings import RecoverySettings, WatchSettings
 from watcher.tree import Gone, Place, RootMissingError, UnsafeError
+from watcher.workers import Steps, Workers
 
 __all__ = ["Reconciler"]
 
@@ -48,7 +48,6 @@ class Reconciler:
         changed: called by a worker when the counts may have changed.
         cold: called by a worker with each journal that holds nothing to roll back.
         later: takes what can be done when fewer wait; it is done at the latest when the service stops.
-        baton: of the workers.
         crew: does rollbacks while many wait.
     """
 
@@ -66,7 +65,6 @@ class Reconciler:
         changed: Callable[[], None],
         cold: Callable[[Place, FileIdentity], None],
         later: Callable[[Callable[[], None]], None],
-        baton: Baton,
         crew: Crew,
     ) -> None:
         self._looker = looker
@@ -79,17 +77,15 @@ class Reconciler:
         self._changed = changed
         self._cold = cold
         self._later = later
-        self._baton = baton
         self._crew = crew
         self._agenda = Agenda(recovery_settings.workers, looker.tree.session_of)
         self._in_a_row = 0  # recoveries; a count that any worker may miss by one
         self._hands = Hands(patience_s, crew.processes)
         self._exits = Exits(self.hint)
         self._remembered = Remembered(looker.tree.session_of)
-        self._workers = [
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
-            for number in range(recovery_settings.workers)
-        ]
+        self._workers = Workers(
+            recovery_settings.workers, self._agenda, self._hands, crew, steps=self._reconcile, failed=self._failed
+        )
 
     # --- hints ---
 
@@ -167,43 +163,28 @@ class Reconciler:
 
     def start(self) -> None:
         self._exits.start()
-        self._crew.start()
-        for worker in self._workers:
-            worker.start()
+        self._workers.start()
 
     def stop(self, deadline_s: float = 3.0) -> bool:
         """Let each worker end what it has in its hands. False where one is still at it after the deadline: what it
         does is SQLite's rollback, which may be ended at any moment."""
-        self._agenda.close()
-        until = time.monotonic() + deadline_s
-        for worker in self._workers:
-            worker.join(max(0.0, until - time.monotonic()))
-        self._crew.stop(max(0.0, until - time.monotonic()))
+        ended = self._workers.stop(deadline_s)
         self._exits.stop()
-        return not any(worker.is_alive() for worker in self._workers)
+        return ended
 
-    def _work(self) -> None:
-        while (place := self._agenda.take()) is not None:
-            self._hands.take(place)
-            try:
-                with self._baton:
-                    self._reconcile(place)
-            except Exception as error:  # noqa: BLE001 - the top of a thread, which must go on for the other places
-                self._reports.defect(place, self._looker.tree.path(place), error)
-                self._agenda.add_at(place, time.monotonic() + self._retry.first)
-            finally:
-                self._hands.give()
-                self._agenda.done(place)
+    def _failed(self, place: Place, error: Exception) -> None:
+        self._reports.defect(place, self._looker.tree.path(place), error)
+        self._agenda.add_at(place, time.monotonic() + self._retry.first)
 
     # --- what happens to a journal ---
 
-    def _reconcile(self, place: Place) -> None:
+    def _reconcile(self, place: Place) -> Steps:
         since = time.monotonic()
         try:
             with self._looker.pair(place) as pair:
                 finding = self._examiner.examine(pair, looks_again=False)
                 known = self._remember(finding)
-                self._follow(pair, finding, known, since)
+                yield from self._follow(pair, finding, known, since)
         except Gone:
             self._forget(place)
         except LookAgainError:
@@ -214,10 +195,10 @@ class Reconciler:
         except RootMissingError:
             self._forget(place)  # the service waits for the root, and sweeps when it is back
 
-    def _follow(self, pair: Pair, finding: Finding, known: Known, since: float) -> None:
+    def _follow(self, pair: Pair, finding: Finding, known: Known, since: float) -> Steps:
         match finding.decision:
             case Decision.RECOVER:  # first, as all that comes before a rollback
-                self._recover(pair, finding, known, since)
+                yield from self._recover(pair, finding, known, since)
             case Decision.IGNORE:
                 self._forget(finding.place)
                 if finding.look.journal is not None and finding.look.state.is_cold:
@@ -268,16 +249,16 @@ class Reconciler:
         if known.looks == 0:
             self._reports.refused(finding)
 
-    def _recover(self, pair: Pair, finding: Finding, known: Known, since: float) -> None:
+    def _recover(self, pair: Pair, finding: Finding, known: Known, since: float) -> Steps:
         if time.monotonic() < known.not_before:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
-        hurried = self._is_rush(_MANY)
-        if hurried:
+        if self._is_rush(_MANY):
             self._crew.call_up()
+        hurried = self._workers.drives() or self._is_rush(_MANY)
         still_for_s = time.monotonic() - known.since
-        attempt = self._recovery.recover(
+        attempt = yield from self._recovery.steps(
             pair,
             finding.look,
             since=since,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import NamedTuple
 
 from watcher import rollback, verification
 from watcher.filesystem import FileSystem
@@ -37,8 +38,7 @@ _LOCK_PATIENCE_S = 0.1
 the moment when we open, in as many databases as it likes. Who is told `busy` tries again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """What came of one try.
 
     Attributes:
@@ -64,7 +64,6 @@ class Recovery:
     Args:
         judge: asks about the owner of a pair, afresh.
         snapshots: None where the settings want none.
-        perform: does the rollback of a job.
         verify_limit_s: how long a thorough verification may take, seconds.
     """
 
@@ -74,13 +73,11 @@ class Recovery:
         judge: Callable[[Pair, Look], Judgement],
         snapshots: Snapshots | None,
         *,
-        perform: Callable[[rollback.Job], rollback.Rolled] = rollback.perform,
         verify_limit_s: float = verification.TIME_LIMIT_S,
     ) -> None:
         self._settings = settings
         self._judge = judge
         self._snapshots = snapshots
-        self._perform = perform
         self._verify_limit_s = verify_limit_s
 
     def settle_s(self, file_system: FileSystem) -> float:
@@ -98,7 +95,7 @@ class Recovery:
         obstacle = self._snapshots.obstacle(look)
         return None if obstacle is None else f"not without a snapshot: {obstacle}"
 
-    def recover(
+    def steps(
         self,
         pair: Pair,
         look: Look,
@@ -107,8 +104,10 @@ class Recovery:
         still_for_s: float,
         patient: bool = True,
         hurried: bool = False,
-    ) -> Attempt:
-        """Recover the database of a pair whose owner was judged to have exited.
+    ) -> Generator[rollback.Job, rollback.Rolled, Attempt]:
+        """Recover the database of a pair whose owner was judged to have exited, but for the rollback itself: that is a
+        job for whoever goes through these steps, who sends back, or throws, what :func:`watcher.rollback.perform` makes
+        of it.
 
         Args:
             pair: held by this thread.
@@ -144,18 +143,34 @@ class Recovery:
             _drop(snapshot)
             raise
         try:
-            attempt = self._act(case, again)
+            attempt = yield from self._act(case, again, is_pair_needed=snapshot is not None)
         except BaseException:
             if snapshot is not None:  # SQLite may have touched it
                 _keep(snapshot)
             raise
         if not attempt.has_acted:
             _drop(snapshot)
-            return replace(attempt, warnings=warnings)
-        attempt = replace(attempt, warnings=warnings + attempt.warnings, snapshot=snapshot)
+            return attempt._replace(warnings=warnings)
+        attempt = attempt._replace(warnings=warnings + attempt.warnings, snapshot=snapshot)
         if hurried and snapshot is not None and attempt.record.outcome is Outcome.RECOVERED and snapshot.detach():
             return attempt
         return self.conclude(attempt)
+
+    def recover(self, pair: Pair, look: Look, *, since: float, still_for_s: float) -> Attempt:
+        """The same with the rollback, at once and in this thread."""
+        steps = self.steps(pair, look, since=since, still_for_s=still_for_s)
+        try:
+            job = next(steps)
+            try:
+                rolled = rollback.perform(job)
+            except (rollback.RollbackError, OSError) as error:
+                steps.throw(error)
+            else:
+                steps.send(rolled)
+        except StopIteration as end:
+            attempt: Attempt = end.value
+            return attempt
+        raise AssertionError("a recovery is one job")
 
     def conclude(self, attempt: Attempt) -> Attempt:
         """Put the snapshot of an attempt on the disk, where that was left; from any thread, once."""
@@ -165,9 +180,11 @@ class Recovery:
         if attempt.record.outcome is Outcome.CORRUPT:
             kept = self._keep_for_corrupt(kept)
         record = replace(attempt.record, snapshot=kept)
-        return replace(attempt, record=record, warnings=attempt.warnings + problems, snapshot=None)
+        return attempt._replace(record=record, warnings=attempt.warnings + problems, snapshot=None)
 
-    def _act(self, case: _Case, again: Look) -> Attempt:
+    def _act(
+        self, case: _Case, again: Look, *, is_pair_needed: bool
+    ) -> Generator[rollback.Job, rollback.Rolled, Attempt]:
         judgement = case.judgement
         assert judgement is not None
         if judgement.verdict is not Verdict.EXITED:
@@ -179,7 +196,7 @@ class Recovery:
             )
         try:
             timeout_s = min(self._settings.busy_timeout, _LOCK_PATIENCE_S)
-            rolled = self._perform(rollback.Job.of(case.pair, case.look, busy_timeout_s=timeout_s))
+            rolled = yield rollback.Job.of(case.pair, case.look, busy_timeout_s=timeout_s, is_needed=is_pair_needed)
         except rollback.BusyError as error:
             return case.ended(Outcome.BUSY, str(error))
         except rollback.CorruptError as error:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -141,7 +140,7 @@ if sys.platform == "linux":
 
 
 def _set_groups(groups: list[int]) -> None:
-    number = _SYS_SETGROUPS.get(platform.machine())
+    number = _SYS_SETGROUPS.get(os.uname().machine)
     if number is not None:  # else the verification tells
         _libc.syscall(number, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import apsw
@@ -54,8 +53,7 @@ class CorruptError(RollbackError):
     """The rollback is through, and what it has left is no database that SQLite can read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rolled:
+class Rolled(NamedTuple):
     """What the open has done.
 
     Attributes:
@@ -89,6 +87,7 @@ class Job(NamedTuple):
         most_bytes: what the database may grow to.
         acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
         busy_timeout_s: how long SQLite waits for a lock, seconds.
+        let_go: where another process has the descriptors now, closes ours; None: they are needed afterwards.
     """
 
     path: str
@@ -98,13 +97,15 @@ class Job(NamedTuple):
     most_bytes: int
     acts_as: int | None
     busy_timeout_s: float
+    let_go: Callable[[], None] | None = None
 
     @classmethod
-    def of(cls, pair: Pair, look: Look, *, busy_timeout_s: float) -> Job:
+    def of(cls, pair: Pair, look: Look, *, busy_timeout_s: float, is_needed: bool = True) -> Job:
         """
         Args:
             pair: held by this thread until the job is done.
             look: the pair's last, judged.
+            is_needed: the descriptors of both files are needed afterwards.
         """
         assert look.journal is not None
         assert look.database is not None
@@ -116,6 +117,7 @@ class Job(NamedTuple):
             most_bytes=look.database.size_bytes + look.journal.size_bytes,
             acts_as=recovers_as(look.database.uid, look.journal.uid, os.fstat(pair.directory_fd).st_uid),
             busy_timeout_s=busy_timeout_s,
+            let_go=None if is_needed else pair.let_go,
         )
 
 
@@ -129,12 +131,12 @@ def perform(job: Job) -> Rolled:
     if not rolled.found_something:
         return rolled
     if job.journal.is_named():
-        return replace(rolled, is_left=True)
+        return rolled._replace(is_left=True)
     if not rolled.is_wal:
         try:
             read_back(job)
         except RollbackError as error:
-            return replace(rolled, unread=error)
+            return rolled._replace(unread=error)
     return rolled
 
 

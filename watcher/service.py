@@ -21,7 +21,7 @@ from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
 from watcher.kept_history import KeptHistory
 from watcher.log_setup import configure_log
-from watcher.memory import Spare, keep_together
+from watcher.memory import Spare, keep_together, pass_over
 from watcher.names import printable
 from watcher.outward import Outward
 from watcher.owner.clock import WallClock
@@ -154,6 +154,7 @@ class Service:
         closing.callback(self._stop_installation, _STOPS_WITHIN_S)
         self._installation.start()
         self._root.begin_to_watch(self._installation)
+        pass_over()
         self._installation.begin_to_sweep()
         self._remember_clock()
         self._report.begin(self._state)

@@ -76,7 +76,8 @@ class Running:
     started: float
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        written, _, _being_written = self.log.read_text().rpartition("\n")
+        lines = [json.loads(line) for line in written.splitlines() if line.startswith("{")]
         return [line for line in lines if line["event"] == name]
 
     def cpu_s(self) -> float:
