@@ -51,9 +51,10 @@ _BUSY_WAKES, _BUSY_WITHIN_S = 32, 0.045
 """Being woken up so often within such a time is load: some 700 commits a second."""
 _BUSY_BYTES, _QUIET_BYTES = 2048, 200
 """A read that brings so much is load, too; one that brings so little, after events were let gather, ends it."""
-_STORM_S, _STORM_BYTES = 0.012, 16 * 1024
-"""A read that brings so much, some 40,000 commits a second, is a storm: to read seldom is cheaper then, and who waits
-for the processor among such writers waits as long anyway. The kernel's queue holds a hundred milliseconds of it."""
+_STORM_S, _STORM_BYTES = 0.012, 2560
+"""A read that brings so much, some 6,000 commits a second, is a storm: to read seldom is cheaper then, and who waits
+for the processor among such writers waits as long anyway. Of ten times as many the kernel's queue holds a hundred
+milliseconds."""
 _CONTENDED_S, _CONTENDED_PAUSE_S = 0.001, 2.0
 """To yield the processor and get it back only after so long: others want it, and for a while we keep it."""
 _TIMED = 8
