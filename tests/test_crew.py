@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from tests.running import Runner, wait_until
 from tests.test_rollback import looked_at
 from tests.writers import CrashedPair, journal_of, make_database
 from watcher import crew as module
-from watcher import rollback
+from watcher import hand, rollback
 from watcher.crew import Crew, Shift
 from watcher.journal import JournalState
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled
@@ -296,18 +297,28 @@ def test_what_is_let_go_is_closed_when_another_process_has_it(crew: Crew, databa
 
 
 def test_they_are_ended_when_there_is_nothing_to_do_and_come_again(
-    crew: Crew, database: Path, monkeypatch: pytest.MonkeyPatch
+    database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (pid,) = crew.processes()
-    monkeypatch.setattr(module, "_STAYS_S", 0.05)
-    with crew._turn:
-        crew._turn.notify()  # it waits by the time that was set when they came
-    wait_until(lambda: not crew.processes())
-    wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
-    monkeypatch.undo()
-    crew.call_up()
-    wait_until(crew.processes)
-    done_by(crew, database)
+    with on_duty(3) as crew:
+        pids = crew.processes()
+        monkeypatch.setattr(module, "_STAYS_S", 0.05)
+        with crew._turn:
+            crew._turn.notify()  # it waits by the time that was set when they came
+        wait_until(lambda: not crew.processes())
+        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+        monkeypatch.undo()
+        crew.call_up()
+        wait_until(crew.processes)
+        done_by(crew, database)
+
+
+def test_an_answer_that_is_none_is_a_defect() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        for nonsense in (b"\xff", b"[1]", b"{}", b'{"rolled": 3}', b'{"error": ["odd", "", false]}'):
+            theirs.send(nonsense)
+            with pytest.raises(RuntimeError, match="nonsense"):
+                hand.receive(ours)
 
 
 def test_stopping_ends_also_one_that_is_at_it(crew: Crew, database: Path) -> None:

@@ -231,6 +231,7 @@ class _Hand:
         try:
             self.pid, self._pidfd = hand.await_ready(self._channel)
         except (OSError, EOFError):
+            self.is_lost = True
             return False
         self._channel.settimeout(None)
         return True
@@ -263,6 +264,9 @@ class _Hand:
         except EOFError as error:
             self.is_lost = True
             raise RollbackError("the process that rolled it back has ended", began=True) from error
+        except RuntimeError:
+            self.is_lost = True
+            raise
 
     def kill(self) -> None:
         """End it, whatever it is at: its answer is its end then, also where a dead file system holds it."""
@@ -272,8 +276,9 @@ class _Hand:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def end(self) -> None:
-        """End one that nobody waits for."""
-        self.kill()
+        """Have one that nobody waits for end, or end it where it does not listen any more."""
+        if self.is_lost:
+            self.kill()
         with self._ending:
             self._channel.close()
             if self._pidfd >= 0:
@@ -319,10 +324,14 @@ def _begun(count: int, reaping: ExitStack) -> list[_Hand]:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Where a dead file system holds it, it is left behind: it ends with us."""
-    process.kill()
-    with suppress(subprocess.TimeoutExpired):
+    """It ends when those that it has made have ended. Where a dead file system holds one of them, it is ended before;
+    where that holds it itself, it is left behind, and ends with us."""
+    try:
         process.wait(_ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDS_WITHIN_S)
 
 
 def size_for(workers: int) -> int:

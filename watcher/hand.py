@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import apsw
@@ -83,7 +83,10 @@ def receive(channel: socket.socket) -> Rolled:
         raise EOFError from error
     if not answer:
         raise EOFError
-    return _rolled(json.loads(answer))
+    try:
+        return _rolled(json.loads(answer))
+    except (ValueError, TypeError, KeyError) as error:
+        raise RuntimeError("a process that rolls back has answered nonsense") from error
 
 
 def _rolled(answer: _Answer) -> Rolled:
@@ -125,6 +128,8 @@ def main() -> None:
     gc.freeze()  # what is there now stays, and is not looked through in each process
     with socket.socket(fileno=_one_for_each(channels)) as channel:
         _serve(channel)
+    with suppress(ChildProcessError):
+        os.wait()  # for the end of those that were made here: else it were for init to see to, whoever that is
 
 
 def _one_for_each(channels: list[int]) -> int:

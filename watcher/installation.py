@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 __all__ = ["Installation", "Rooms"]
 
 _POLLS_PER_SWEEP = 6
+_AFTERWARDS_S = 0.5
+"""What is still to be told, and to be entered in the history, has so long at the stop, also where a worker hangs."""
 
 
 class Rooms:
@@ -226,8 +228,8 @@ class Installation:
         if self._engine is not None:
             self._engine.stop()
         self.rooms.owner.close()  # first, so that no worker waits for a program or an engine that hangs
-        ended = self.reconciler.stop(left_s())
-        self._afterwards.stop(left_s())
+        ended = self.reconciler.stop(max(0.0, left_s() - _AFTERWARDS_S))
+        self._afterwards.stop(max(_AFTERWARDS_S, left_s()))
         self._aftercare.stop(min(1.0, left_s()))
         return ended
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 
-__all__ = ["Spare", "keep_together", "pass_over"]
+__all__ = ["Spare", "keep_together", "pass_over", "pass_over_nothing"]
 
 _M_ARENA_MAX = -8  # malloc.h of glibc
 _ARENAS = 2
@@ -30,6 +30,11 @@ def pass_over() -> None:
     everything has started: a look through all of that costs as much as some tens of recoveries."""
     gc.freeze()
     gc.set_threshold(_COLLECTS_AFTER)
+
+
+def pass_over_nothing() -> None:
+    """Have it look at all of that again: much of it is given up now."""
+    gc.unfreeze()
 
 
 class Spare:

@@ -21,7 +21,7 @@ from watcher.hints.trouble import Trouble
 from watcher.installation import Installation
 from watcher.kept_history import KeptHistory
 from watcher.log_setup import configure_log
-from watcher.memory import Spare, keep_together, pass_over
+from watcher.memory import Spare, keep_together, pass_over, pass_over_nothing
 from watcher.names import printable
 from watcher.outward import Outward
 from watcher.owner.clock import WallClock
@@ -308,6 +308,7 @@ class Service:
         """
         before = self._settings
         self._stop_installation(_RELOADS_WITHIN_S)
+        pass_over_nothing()
         self._forget_what_was_said()
         if after.tree.root != before.tree.root:
             self._root.change_to(root)

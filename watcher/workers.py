@@ -26,6 +26,9 @@ Steps = Generator[Job, Rolled, None]
 _STANDS_STILL_S = 0.01
 """When the one that drives has not begun anything for so long, it waits for a disk or an engine."""
 
+_CREW_ENDS_WITHIN_S = 0.3
+"""Also where a worker has needed all the time that there was to end in."""
+
 
 class Workers:
     """A few threads.
@@ -79,7 +82,7 @@ class Workers:
         until = time.monotonic() + deadline_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        self._crew.stop(max(0.0, until - time.monotonic()))
+        self._crew.stop(max(_CREW_ENDS_WITHIN_S, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def drives(self) -> bool:
