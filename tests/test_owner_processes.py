@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.running import wait_until
+from watcher.owner import elsewhere
 from watcher.owner.processes import process_of
 
 
@@ -106,6 +107,18 @@ def test_the_name_of_a_process_cannot_pass_for_its_state(name: str) -> None:
 @pytest.mark.parametrize("pid", [2**22 + 1, 2**31 - 1])
 def test_a_pid_that_nobody_can_have_is_none(pid: int) -> None:
     assert process_of(pid) is None
+    assert elsewhere.started_ns(pid) is None
+
+
+def test_what_other_systems_tell_is_the_same() -> None:
+    with running(WAITING) as process:
+        found, told_ns = process_of(process.pid), elsewhere.started_ns(process.pid)
+        assert found is not None
+        assert told_ns is not None
+        assert abs(found.started_ns - told_ns) < 1.5e9
+        process.kill()
+        wait_until(lambda: state_of(process.pid) == "Z")
+        assert elsewhere.started_ns(process.pid) is None
 
 
 HIDDEN = """

@@ -488,13 +488,26 @@ class TestTolerateRaces:
 class TestStandingAlone:
     def test_importing_the_package_imports_loguru_and_the_standard_library_only(self) -> None:
         script = (
-            "import sys; before = set(sys.modules); import watcher\n"
+            "import sys; before = set(sys.modules); from watcher import *\n"
             "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
             "print(*sorted(new - set(sys.stdlib_module_names)))"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         # What begins with an underscore is Python's own: _sysconfigdata_…, __mp_main__.
         assert [name for name in done.stdout.split() if not name.startswith("_")] == ["loguru", "watcher"]
+
+    def test_what_a_host_wants_is_loaded_when_it_asks_for_it(self) -> None:
+        script = (
+            "import sys, watcher\n"
+            "assert not {'sqlite3', 'watcher.poller', 'watcher.races'} & set(sys.modules)\n"
+            "assert {'Poller', 'RACED', 'classify'} <= set(dir(watcher))\n"
+            "assert watcher.Poller is watcher.Poller is sys.modules['watcher.poller'].Poller\n"
+            "assert not hasattr(watcher, 'Pollers')\n"
+            "from watcher import *\n"
+            "print(*(each for each in watcher.__all__ if each not in globals()))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
     def test_the_package_is_silent_until_the_host_enables_it(self) -> None:
         script = (

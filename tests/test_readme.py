@@ -27,7 +27,7 @@ from tests.benchmarks import __main__ as benchmarks
 from tests.readme import README, Block, block, blocks, rows
 from tests.test_metrics import READING
 from tests.transcripts import differences, pattern_of, shell_in, typed_in
-from watcher import cli
+from watcher import commands
 from watcher.options import UnitKind
 from watcher.records.metrics import Metrics
 from watcher.records.record import Outcome, Record
@@ -208,7 +208,7 @@ def test_the_javascript_is_what_test_javascript_runs() -> None:
 
 # --- names and commands ---
 
-COMMANDS = typer.main.get_command(cli.app)
+COMMANDS = typer.main.get_command(commands.app)
 
 
 def _commands_in_prose() -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from watcher.cli import BAD_SETTINGS
 from watcher.names import printable
 from watcher.settings import Settings, SettingsError, load_settings, parse_seconds
 from watcher.streams import give_up_stdout, is_unread, say
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # what a command does not need, it does not load
     from watcher.tree import Place
 
 __all__ = [
-    "BAD_SETTINGS",
     "answering",
     "entries_of",
     "keep",
@@ -33,8 +33,6 @@ __all__ = [
     "settings_of",
     "tell_shut",
 ]
-
-BAD_SETTINGS = 2
 
 
 def settings_of(config: Path | None) -> Settings:

@@ -90,9 +90,7 @@ class Tree:
         """Whether a directory of this name, `depth` directories below the root, may lie on the way to a database."""
         if name in self._excluded:
             return False
-        if self.layout is None:
-            return True
-        return depth < self.layout.depth and self.layout.match_directory(depth, name)
+        return self.layout is None or self.layout.match_directory(depth, name)
 
     def holds_databases(self, parts: Sequence[str]) -> bool:
         """Whether databases may lie in this directory (its components below the root)."""

@@ -154,17 +154,18 @@ class Survey:
         began_ns = time.time_ns()
         with os.scandir(descriptor) as entries:
             for entry in entries:
-                is_directory = entry.is_dir(follow_symlinks=False)
+                name, is_directory = entry.name, entry.is_dir(follow_symlinks=False)
                 if (
-                    self._tree.place_of_journal(directory, entry.name) is not None  # whatever it is: a look will tell
-                    and (not is_directory or stands_for_journal(entry.name, descriptor))
+                    name.endswith(SUFFIX)  # most names by far do not, and a call costs as much as the rest of this
+                    and self._tree.place_of_journal(directory, name) is not None  # whatever it is: a look will tell
+                    and (not is_directory or stands_for_journal(name, descriptor))
                 ):
-                    journals.append(entry.name)
-                if is_directory and depth < MAX_DEPTH and self._tree.admits_directory(depth, entry.name):
+                    journals.append(name)
+                if is_directory and depth < MAX_DEPTH and self._tree.admits_directory(depth, name):
                     if depth == self._asked_at:
-                        sessions.append(entry.name)
+                        sessions.append(name)
                     else:
-                        children[entry.name] = known.get(entry.name) or _Node()
+                        children[name] = known.get(name) or _Node()
         node.inode = before.st_ino
         node.mtime_ns = before.st_mtime_ns if began_ns - before.st_mtime_ns > _TICK_NS else _NEVER
         node.journals = tuple(journals)

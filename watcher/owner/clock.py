@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-import psutil
+if sys.platform != "linux":
+    from watcher.owner import elsewhere
 
 __all__ = ["STEP_NS", "WallClock", "boot_time_ns"]
 
@@ -28,7 +29,7 @@ _MOST_READINGS = 20
 def boot_time_ns() -> int:
     """When this machine booted, by the wall clock of now: nanoseconds since the epoch."""
     if sys.platform != "linux":
-        return int(psutil.boot_time() * 1e9)
+        return elsewhere.boot_time_ns()
     # A process that is put to sleep between the two readings (by the scheduler, SIGSTOP, a paused or suspended machine)
     # would see a clock that has stepped by as much. So the reading that took the shortest counts.
     shortest, boot_ns = sys.maxsize, 0

@@ -6,9 +6,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-import psutil
-
 from watcher.owner.clock import boot_time_ns
+
+if sys.platform != "linux":
+    from watcher.owner import elsewhere
 
 __all__ = ["Process", "process_of"]
 
@@ -36,7 +37,8 @@ def process_of(pid: int) -> Process | None:
         PermissionError: it runs, and the system tells us no more of it.
     """
     if sys.platform != "linux":
-        return _by_psutil(pid)
+        started_ns = elsewhere.started_ns(pid)
+        return None if started_ns is None else Process(None, started_ns)
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             line = stat.read(4096)
@@ -50,18 +52,6 @@ def process_of(pid: int) -> Process | None:
     if state in {b"X", b"x"} or (state == b"Z" and threads <= 1):
         return None
     return Process(ticks, boot_time_ns() + ticks * (1_000_000_000 // os.sysconf("SC_CLK_TCK")))
-
-
-def _by_psutil(pid: int) -> Process | None:
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return Process(None, int(process.create_time() * 1e9))
-    except psutil.NoSuchProcess:
-        return None
-    except psutil.AccessDenied as error:
-        raise PermissionError(f"the system tells us nothing of pid {pid}") from error
 
 
 def _exists(pid: int) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -92,7 +93,10 @@ class Status:
         }
 
 
-_reader = TypeAdapter(Status)
+@cache
+def _reader() -> TypeAdapter[Status]:
+    """Made where a status is read: the service writes it."""
+    return TypeAdapter(Status)
 
 
 def write(state_dir: StateDir, status: Status) -> bool:
@@ -129,7 +133,7 @@ def read(state_dir: Path) -> Status:
 
 def _parsed(data: bytes) -> Status:
     try:
-        status = _reader.validate_json(data)
+        status = _reader().validate_json(data)
     except ValidationError:
         return Status()
     return replace(

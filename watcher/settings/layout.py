@@ -106,7 +106,7 @@ class Layout:
 
     def match_directory(self, index: int, part: str) -> bool:
         """Whether a directory of this name can be component number `index`, counted from 0 below the root."""
-        return 0 <= index < self.depth and self.components[index].values(part) is not None
+        return 0 <= index < len(self.components) and self.components[index].values(part) is not None
 
     def literal(self, index: int) -> str | None:
         """The one name that component number `index` can have; None where it has fields."""

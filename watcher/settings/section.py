@@ -20,7 +20,7 @@ class Section(BaseModel):
     defaults. A section that null would switch off is the exception: `snapshot:` could mean either, and is an error.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # all at once, as parts of the outermost
 
     @model_validator(mode="before")
     @classmethod
@@ -28,11 +28,18 @@ class Section(BaseModel):
         if not isinstance(data, dict):
             return data
         known = keys(cls)
-        return {key: value for key, value in data.items() if value is not EMPTY or _is_ambiguous(known.get(key))}
+        written = {key: value for key, value in data.items() if value is not EMPTY or _is_ambiguous(known.get(key))}
+        return {**_sections_by_default(known), **written}
 
 
 def _is_ambiguous(field: FieldInfo | None) -> bool:
     return field is not None and section_of(field) is not None and is_optional(field)
+
+
+def _sections_by_default(known: dict[str, FieldInfo]) -> dict[str, object]:
+    """Sections of nothing but defaults, to be made by the validator of the section around them: one that is made by
+    itself needs a validator of its own, and building those would take as long as building that one."""
+    return {key: {} for key, field in known.items() if field.default_factory is not None and section_of(field)}
 
 
 def keys(section: type[Section]) -> dict[str, FieldInfo]:
