@@ -63,7 +63,7 @@ def await_ready(channel: socket.socket) -> tuple[int, int]:
     Raises:
         OSError, EOFError: it is not in time, or has ended.
     """
-    pid, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 1)
+    pid, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     if not pid:
         raise EOFError
     return int(pid), descriptors[0] if descriptors else -1
@@ -124,7 +124,9 @@ def main() -> None:
         return  # it has ended meanwhile
     if _bound(resource.RLIM_INFINITY):
         let_write()
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with suppress(OSError):  # a filter of system calls; it is a wish
+        # They take turns with the service's threads, and do not interrupt them (sched(7)).
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     gc.freeze()  # what is there now stays, and is not looked through in each process
     with socket.socket(fileno=_one_for_each(channels)) as channel:
         _serve(channel)
