@@ -13,10 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+
+from tests.prepared import Prepared
 
 DEADLINE_S = 40.0
 """Far more than anything here takes on a machine with other things to do."""
@@ -175,17 +178,13 @@ class Runner:
             unprivileged: without root's power over files of others: they are then as shut to it as to any user.
         """
         name, *rest = map(str, arguments)
+        argv = [name, "-c", str(self.settings), *rest]
+        if environ is None and not unprivileged and sys.platform == "linux":
+            done = _prepared().run(argv, cwd, deadline_s)
+            if done is not None:
+                return done
         return subprocess.run(
-            [
-                *(WITHOUT_PRIVILEGES if unprivileged else ()),
-                sys.executable,
-                "-m",
-                "watcher",
-                name,
-                "-c",
-                str(self.settings),
-                *rest,
-            ],
+            [*(WITHOUT_PRIVILEGES if unprivileged else ()), sys.executable, "-m", "watcher", *argv],
             capture_output=True,
             text=True,
             timeout=deadline_s,
@@ -203,6 +202,12 @@ class Runner:
     def close(self) -> None:
         for service in self._services:
             service.close()
+
+
+@cache
+def _prepared() -> Prepared:
+    """One for all tests of a worker."""
+    return Prepared()
 
 
 def _mapping(section: object) -> dict[str, object]:
