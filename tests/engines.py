@@ -167,7 +167,7 @@ class TestEngine:
         """
         database = f"/workspace/{inside}/outbound.db" if inside else "/workspace/outbound.db"
         vfs = "unix" if locks else "unix-none"
-        command = [str(python()), "-c", WRITER, database, vfs, *(["hold"] if hold else [])]
+        command = [str(python()), "-I", "-S", "-c", WRITER, database, vfs, *(["hold"] if hold else [])]
         mounts = {directory if mount is None else mount: "/workspace"}
         container_id = self.run(command, mounts=mounts, with_python=True, **options)
         awaited = directory / ("outbound.db.spilled" if hold else "outbound.db.ready")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import apsw
 
-from tests.writers import journal_of, leave
+from tests.writers import STANDARD_LIBRARY_ALONE, journal_of, leave
 from watcher.look import Look, Looker
 from watcher.settings import TreeSettings
 from watcher.tree import Place, Tree
@@ -234,7 +234,7 @@ sys.stdin.read()
 def holding(database: Path, lock: tuple[str, int, int]) -> Iterator[subprocess.Popen[str]]:
     """Another process holds a lock on the database."""
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(database), *map(str, lock)],
+        [*STANDARD_LIBRARY_ALONE, "-c", _HOLD, str(database), *map(str, lock)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
