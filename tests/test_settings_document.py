@@ -152,11 +152,11 @@ def test_of_a_key_that_is_written_twice_the_first_counts() -> None:
     ],
 )
 def test_a_bomb_is_refused_at_once(text: str) -> None:
-    begun = time.monotonic()
+    begun_s = time.process_time()  # on a machine with other things to do it may well wait for its turn
 
     refusal(text)
 
-    assert time.monotonic() - begun < 5  # some 0.2 s here; unbounded, most of these take minutes or the whole memory
+    assert time.process_time() - begun_s < 5  # some 0.2 here; unbounded, most take minutes or the whole memory
 
 
 def test_thirty_levels_are_not_too_deep() -> None:
