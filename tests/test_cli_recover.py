@@ -152,6 +152,7 @@ def test_a_reader_that_stays_makes_it_busy(runner: Runner, crashed: CrashedPair)
         done = runner.command("recover", "--json")
         (entry,) = json.loads(done.stdout)
         assert (done.returncode, entry["outcome"]) == (1, "busy")
+        assert entry["owner"]["verdict"] == "exited", "it was asked before the lock was met"
         assert str(pid) in entry["error"]
         assert database.read_bytes() == crashed.database
     assert [each["outcome"] for each in runner.json("recover")] == ["recovered"]

@@ -14,7 +14,7 @@ from watcher.look import Look, LookAgainError
 from watcher.names import printable
 from watcher.records.record import Outcome, Record
 from watcher.recovery import Attempt
-from watcher.reports import change_of, record_of
+from watcher.reports import change_of, judged, record_of
 from watcher.tree import Gone, Place, RootMissingError, UnsafeError
 from watcher.verification import Health
 
@@ -192,7 +192,7 @@ def _act(rooms: Rooms, finding: Finding, since: float) -> Recovered | None:
         if time.monotonic() + again_s > until:
             break
         time.sleep(again_s)
-    record = attempt.record
+    record = judged(attempt.record, finding)
     remarks = [why for _, why in attempt.warnings if why not in (record.error or "")]
     remarks += [attempt.note] if attempt.note else []
     stale = record.outcome in _STALE or (record.outcome is Outcome.WAITING and is_stale(finding, float("inf")))

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from watcher.advice import by_hand, in_words, is_of_machine
 from watcher.decision import Decision, Finding
@@ -23,7 +24,7 @@ from watcher.recovery import Attempt
 from watcher.settings import format_seconds
 from watcher.tree import Place
 
-__all__ = ["Reports", "change_of", "record_of"]
+__all__ = ["Reports", "change_of", "judged", "record_of"]
 
 _KEPT_WHEN_TOLD = frozenset({Outcome.HELD, Outcome.REFUSED})
 _MOST_REFUSED_PER_DIRECTORY = 20
@@ -141,7 +142,7 @@ class Reports:
 
     def attempted(self, finding: Finding, attempt: Attempt, again_s: float | None) -> None:
         """A try to recover has ended."""
-        record = attempt.record
+        record = judged(attempt.record, finding)
         name, path = _name(finding.place), finding.path
         self.count(record.outcome)
         for event, why in attempt.warnings:
@@ -262,6 +263,11 @@ def record_of(finding: Finding) -> Record | None:
     }
     outcome = outcomes.get(finding.decision)
     return None if outcome is None else _record_of(finding, outcome)
+
+
+def judged(record: Record, finding: Finding) -> Record:
+    """The record of an attempt; where that ended before its own judgement, with the one that had led to it."""
+    return record if record.owner is not None else replace(record, owner=finding.judgement)
 
 
 def change_of(finding: Finding, record: Record) -> str:
