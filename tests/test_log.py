@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
 import logging
+import lzma
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +29,7 @@ from tests.running import DEADLINE_S
 from tests.small_disk import fill, small_disk
 from watcher.records import log
 from watcher.records.log import Event, Repeats
+from watcher.records.log_packing import packer
 
 HOSTILE = "/srv/a\nb\x1b[31m\u202e\udcff {x} {} <red>%s\\/outbound.db"
 HOSTILE_SHOWN = r"/srv/a\nb\x1b[31m\u202e\xff {x} {} <red>%s\\/outbound.db"
@@ -411,6 +416,54 @@ def test_a_file_name_is_no_pattern_and_the_file_is_not_for_everybody(tmp_path: P
     log.tell(Event.STARTED, "here we are")
     assert file.read_text() == stream.getvalue()
     assert file.stat().st_mode & 0o007 == 0
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "lzma", "tar", "tar.gz", "tar.bz2", "tar.xz", "zip", None])
+def test_an_older_file_is_not_for_everybody_either(tmp_path: Path, stream: io.StringIO, kind: str | None) -> None:
+    file = tmp_path / "watcher.log"
+    log.configure(level="INFO", instance="x", stream=stream, file=file, rotation="1 KB", compression=kind)
+    for number in range(20):
+        log.tell(Event.STARTED, f"line {number}")
+    log.close()
+    older = sorted(file.parent.glob(f"watcher.*.log.{kind}" if kind else "watcher.*.log"))
+    assert older
+    for each in older:
+        assert each.stat().st_mode & 0o777 == file.stat().st_mode & 0o777 == 0o640, each.name
+        assert "line" in content_of(each)
+    assert sorted(each.suffix for each in tmp_path.iterdir()) == sorted([".log", *(each.suffix for each in older)])
+
+
+def test_packing_takes_no_other_files_place_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    pack = packer("gz")
+    for number in range(3):
+        (tmp_path / "a.log").write_text(f"line {number}")
+        pack(str(tmp_path / "a.log"))
+    assert [content_of(tmp_path / name) for name in ("a.log.gz", "a.1.log.gz", "a.2.log.gz")] == [
+        "line 0",
+        "line 1",
+        "line 2",
+    ]
+    with pytest.raises(FileNotFoundError):
+        pack(str(tmp_path / "b.log"))
+    assert not [*tmp_path.glob("b.*")]
+
+
+def content_of(packed: Path) -> str:
+    """What a rotated file says, read by the standard library."""
+    if packed.suffix == ".log":
+        return packed.read_text()
+    if zipfile.is_zipfile(packed):
+        with zipfile.ZipFile(packed) as archive:
+            (name,) = archive.namelist()
+            return archive.read(name).decode()
+    if ".tar" in packed.suffixes:
+        with tarfile.open(packed) as archive:
+            (member,) = archive.getmembers()
+            inside = archive.extractfile(member)
+            assert inside is not None
+            return inside.read().decode()
+    readers = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress, ".lzma": lzma.decompress}
+    return readers[packed.suffix](packed.read_bytes()).decode()
 
 
 def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path, stream: io.StringIO) -> None:

@@ -1,4 +1,4 @@
-"""The log file: loguru's own file sink, with its rotation, retention and compression, but with errors that are told.
+"""The log file: loguru's own file sink, with its rotation and retention, but with errors that are told.
 
 loguru's way with a file that cannot be written is either a traceback of twenty lines on stderr for every line that is
 lost (`catch=True`), or the error in the face of whoever logs (`catch=False`). So the sink is added with `catch=False`
@@ -8,6 +8,7 @@ and a filter that lets nothing through but finished lines from here, and here th
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +35,8 @@ class LogFile:
 
     Attributes:
         path: a path, not a pattern; made with mode 0640 where it is missing, its directory too.
-        rotation, retention, compression: as loguru has them.
+        rotation, retention: as loguru has them.
+        compression: see :func:`watcher.records.log_packing.packer`.
     """
 
     path: Path
@@ -47,7 +49,7 @@ class LogFile:
         """Hand the file to loguru. It is opened at the first line, so that an error is met at a line like any other.
 
         Raises:
-            ValueError, TypeError: a rotation, retention or compression that loguru does not know.
+            ValueError, TypeError: a rotation or retention that loguru does not know, or another compression.
         """
         self._handler_id = logger.add(
             str(self.path.absolute()).replace("{", "{{").replace("}", "}}"),  # to loguru a path is a format
@@ -58,7 +60,7 @@ class LogFile:
             catch=False,
             rotation=self.rotation,
             retention=self.retention,
-            compression=self.compression,
+            compression=None if self.compression is None else _packer(self.compression),
             delay=True,
             watch=True,  # opened anew where somebody has moved or removed it
             encoding="utf-8",
@@ -87,6 +89,12 @@ class LogFile:
 
     def _hand_over(self, text: str) -> None:
         logger.bind(**{_FOR_FILE: self}).opt(raw=True).log("INFO", f"{text}\n")
+
+
+def _packer(kind: str) -> Callable[[str], None]:
+    from watcher.records.log_packing import packer  # noqa: PLC0415 - the archives, only where they are wanted
+
+    return packer(kind)
 
 
 def _open(path: str, flags: int) -> int:
