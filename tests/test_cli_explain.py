@@ -92,6 +92,27 @@ def test_a_super_journal_is_named(runner: Runner, crashed: CrashedPair) -> None:
     assert f"deletes {database}-journal" in told["by_hand"]
 
 
+def test_for_a_journal_over_the_limit_the_limit_is_the_advice(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(recovery={"max_journal_size": 1024})
+    database = crashed.put(runner.root / "x.db")
+    told = runner.json("explain", database)
+    assert (told["state"], told["decision"]) == ("unsafe", "refuse")
+    assert told["by_hand"].startswith("Raise recovery.max_journal_size")
+    journal_of(database).unlink()
+    journal_of(database).symlink_to("elsewhere")
+    told = runner.json("explain", database)
+    assert told["by_hand"].startswith("Look at what it is")
+
+
+def test_a_snapshot_that_is_off_has_no_size(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(recovery={"snapshot": None})
+    database = crashed.put(runner.root / "x.db")
+    journal_of(database).write_bytes(b"no journal")
+    told = runner.json("explain", database)
+    assert (told["state"], told["decision"]) == ("malformed", "refuse")
+    assert told["by_hand"].endswith("Or allow a snapshot of it (recovery.snapshot).")
+
+
 @pytest.mark.parametrize("letter", [b"x", b"\xff"])
 def test_a_long_name_of_a_super_journal_fills_no_line(runner: Runner, crashed: CrashedPair, letter: bytes) -> None:
     database = crashed.put(runner.root / "x.db")

@@ -61,6 +61,11 @@ def by_hand(finding: Finding) -> str:
         return "Nothing, as long as its writer works. Where it hangs, end it: the database is recovered at once then."
     if finding.decision is not Decision.REFUSE:
         return ""
+    if finding.look.is_over_limit:
+        return (
+            "Raise recovery.max_journal_size above that, if its writer can have written so much: it is recovered then"
+            " as any other is. That takes time and disk space."
+        )
     match finding.look.state:
         case JournalState.SUPER:
             return (
@@ -84,7 +89,7 @@ def by_hand(finding: Finding) -> str:
         case JournalState.MALFORMED:
             return (
                 f"Copy both files elsewhere, then have SQLite delete the journal: {roll_back_command(finding)}."
-                " Or allow a snapshot of that size (recovery.snapshot)."
+                " Or allow a snapshot of it (recovery.snapshot)."
             )
         case _:
             return (

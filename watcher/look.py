@@ -34,6 +34,7 @@ class Look(NamedTuple):
         journal: None only where it could not be reached.
         database: None where there is none, or it could not be reached.
         contents: what the journal's bytes say; None where they were not read.
+        is_over_limit: its journal is larger than `recovery.max_journal_size`, and nothing else is against it.
     """
 
     place: Place
@@ -42,6 +43,7 @@ class Look(NamedTuple):
     journal: FileIdentity | None = None
     database: FileIdentity | None = None
     contents: Contents | None = None
+    is_over_limit: bool = False
 
     @property
     def blocks_nobody(self) -> bool:
@@ -151,20 +153,22 @@ class Pair:
             head = os.pread(self._database.reader(), format_.DATABASE_HEAD_BYTES, 0)
         state = format_.state_of(contents, head)
         detail = _DETAILS.get(state, "")
+        is_over_limit = False
         if state in _BLOCKS and database is not None and database.size_bytes > format_.EMPTY_DATABASE_BYTES:
             refusal = self._refusal(contents, journal, database, head or b"")
+            if not refusal and journal.size_bytes > self._max_journal_bytes:
+                is_over_limit = True
+                refusal = (
+                    f"its journal has {journal.size_bytes} bytes,"
+                    f" more than recovery.max_journal_size ({self._max_journal_bytes})"
+                )
             if refusal:
                 state, detail = JournalState.UNSAFE, refusal
         elif state is JournalState.SUPER:
             detail = f"the journal's trailer names the super-journal {clipped(contents.super_journal or '', 200)}"
-        return Look(self.place, state, detail, journal, database, contents)
+        return Look(self.place, state, detail, journal, database, contents, is_over_limit)
 
     def _refusal(self, contents: Contents, journal: FileIdentity, database: FileIdentity, head: bytes) -> str:
-        if journal.size_bytes > self._max_journal_bytes:
-            return (
-                f"its journal has {journal.size_bytes} bytes,"
-                f" more than recovery.max_journal_size ({self._max_journal_bytes})"
-            )
         header = contents.header
         grown = None if header is None else header.excessive_size(journal.size_bytes, database.size_bytes, head)
         if grown is not None:
