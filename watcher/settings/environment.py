@@ -14,8 +14,8 @@ from difflib import get_close_matches
 from watcher.names import printable
 from watcher.settings.document import parse
 from watcher.settings.errors import EMPTY, Problem, UnfitError, clipped, dotted
-from watcher.settings.schema import field_at, key_paths
-from watcher.settings.section import wants_text
+from watcher.settings.schema import field_at, key_paths, unknown_key
+from watcher.settings.section import section_of, wants_text
 
 __all__ = ["PREFIX", "Override", "merge", "overrides"]
 
@@ -69,7 +69,14 @@ def overrides(environ: Mapping[str, str]) -> tuple[list[Override], list[Problem]
 def _unknown(path: tuple[str, ...]) -> str:
     there_are = {_SEPARATOR.join(each).upper(): each for each in key_paths()}
     close = get_close_matches(clipped(_SEPARATOR.join(path)).upper(), there_are, n=1)
-    return f"unknown key; did you mean {PREFIX}{close[0]}?" if close else "unknown key"
+    return f"unknown key; did you mean {PREFIX}{close[0]}?" if close else unknown_key(_known_down_to(path))
+
+
+def _known_down_to(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path as far as its last key that stands in a section there is."""
+    while len(path) > 1 and ((field := field_at(path[:-1])) is None or section_of(field) is None):
+        path = path[:-1]
+    return path
 
 
 def merge(data: dict[str, object], changes: list[Override]) -> dict[str, object]:
