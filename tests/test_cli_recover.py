@@ -224,6 +224,9 @@ def test_a_shut_directory_is_said_and_is_no_success(runner: Runner, crashed: Cra
         done = runner.command(command, unprivileged=True)
         assert done.returncode == 1
         assert done.stderr == "journal-watcher: not looked into, for uid 0 may not enter it: shut\n"
+    for command in ("explain", "recover"):
+        done = runner.command(command, "shut/a.db", unprivileged=True)
+        assert (done.returncode, done.stderr) == (2, "journal-watcher: shut/a.db: uid 0 may not enter its directory\n")
     runner.configure(tree={"exclude": ["shut"]})
     for command in ("scan", "recover"):
         done = runner.command(command, unprivileged=True)

@@ -180,7 +180,7 @@ class Tree:
                 if self._exists(place):
                     meant.append(place)
                     break
-                refused = OutsideTreeError(f"{printable(path)}: there is no such database or journal")
+                refused = OutsideTreeError(f"{printable(path)}: {self._why_absent(place)}")
         if not meant:
             assert refused is not None
             raise refused
@@ -210,6 +210,15 @@ class Tree:
     def _exists(self, place: Place) -> bool:
         path = self.path(place)
         return os.path.lexists(path) or os.path.lexists(path + SUFFIX)
+
+    def _why_absent(self, place: Place) -> str:
+        try:
+            os.lstat(self.path(place))
+        except PermissionError:
+            return f"uid {os.geteuid()} may not enter its directory"
+        except OSError:
+            pass
+        return "there is no such database or journal"
 
     # --- reaching it ---
 
