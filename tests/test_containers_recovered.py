@@ -226,7 +226,7 @@ def test_a_tree_on_a_file_system_of_its_own(engine: TestEngine, runner: Runner) 
 
 
 def test_a_hung_engine_holds_what_is_hot_and_is_told_once(engine: TestEngine, runner: Runner, session: Path) -> None:
-    service = start(runner, engine, timeout="500ms")
+    service = start(runner, engine, timeout="3s")  # a busy Podman answers late
     writer = engine.write(session, labels=LABELS, locks=False)
     pid = engine.pid(writer)
     with engine.hung():
