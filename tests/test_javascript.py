@@ -111,7 +111,9 @@ def newer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def node(request: pytest.FixtureRequest, newer: Path, tmp_path_factory: pytest.TempPathFactory) -> Node:
     directory = tmp_path_factory.mktemp("host")
     if request.param == "better-sqlite3":
-        here = {"PATH": f"{newer}/bin:{os.environ['PATH']}"}
+        # Of another Node, npm would look for the machine's settings (a mirror, its certificates) beside that one.
+        asked = subprocess.run(["npm", "config", "get", "globalconfig"], capture_output=True, text=True, check=True)
+        here = {"PATH": f"{newer}/bin:{os.environ['PATH']}", "npm_config_globalconfig": asked.stdout.strip()}
         _npm(directory, "install", "--ignore-scripts", "better-sqlite3", **here)  # it would ask for a binary elsewhere
         build = ["explore", "better-sqlite3", "--", "node-gyp", "rebuild", "--release"]
         _npm(directory, *build, npm_config_nodedir=str(newer), JOBS="2", **_QUICKLY, **here)
