@@ -64,7 +64,8 @@ NOT_RUN = {
 
 
 def environment(home: Path) -> dict[str, str]:
-    """A stranger's: a home with nothing in it, and `journal-watcher` and `python` of these tests on the PATH."""
+    """A stranger's: a home with nothing in it, and `journal-watcher` and `python` of these tests on the PATH. What pip
+    would fetch comes from the directory that JW_TEST_WHEELS names, where it does."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -73,7 +74,10 @@ def environment(home: Path) -> dict[str, str]:
     home.mkdir(exist_ok=True)
     cache = os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip")
     path = f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"
-    return {**kept, "HOME": str(home), "PATH": path, "PIP_CACHE_DIR": cache}
+    fetched = {"PIP_CACHE_DIR": cache}
+    if wheels := os.environ.get("JW_TEST_WHEELS"):
+        fetched |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels}
+    return {**kept, **fetched, "HOME": str(home), "PATH": path}
 
 
 @pytest.fixture
