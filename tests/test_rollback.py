@@ -333,11 +333,11 @@ from watcher.look import Looker
 from watcher.rollback import Job, RollbackError, roll_back
 from watcher.settings import TreeSettings
 from watcher.tree import Place, Tree
-if os.geteuid() == 0:
+looker = Looker(Tree(TreeSettings(root=pathlib.Path(sys.argv[1]))), max_journal_bytes=1 << 30)
+if os.geteuid() == 0:  # now, since another user may not be able to load what is still missing
     os.setgroups([])
     os.setgid(int(sys.argv[2]))
     os.setuid(int(sys.argv[2]))
-looker = Looker(Tree(TreeSettings(root=pathlib.Path(sys.argv[1]))), max_journal_bytes=1 << 30)
 with looker.pair(Place("", "outbound.db")) as pair:
     try:
         print(roll_back(Job.of(pair, pair.look(), busy_timeout_s=0.01)))
