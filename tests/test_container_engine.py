@@ -70,7 +70,8 @@ def silent_address(tmp_path: Path) -> Iterator[str]:
 
 def test_a_hung_engine_is_unknown_and_back_when_it_goes_on(engine: TestEngine, tree: Tree, told: Told) -> None:
     probe = told.probe(engine.address, tree, timeout=4)
-    assert ask(probe, tree.database()).answer is Answer.EXITED
+    until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine answers")
+    told.events.clear()
     with engine.hung():
         for _ in range(3):
             evidence = ask(probe, tree.database())
@@ -490,7 +491,7 @@ from pathlib import Path
 from tests.engines import subject_of
 from watcher.owner.container import ContainerProbe
 from watcher.settings import ContainerSettings
-fields = {"engine": "unix:///engine.sock", "labels": {"nanoclaw-session": "{session}"}}
+fields = {"engine": "unix:///engine.sock", "labels": {"nanoclaw-session": "{session}"}, "timeout": "20s"}
 settings = ContainerSettings.model_validate(fields)
 probe = ContainerProbe(settings, host_root=Path(sys.argv[1]), root=Path("/tree"), state_dir=None)
 said = {}

@@ -301,7 +301,7 @@ def test_a_restarted_engine_is_followed_again_and_everything_is_looked_at(kind: 
         took = until(lambda: wakes.gaps > gaps, "everything is looked at after the gap")
         assert took < 10
         until(lambda: told[-2:] == ["lost", "back"], "the engine is back")
-        assert ask(probe, tree.database()).answer is Answer.EXITED
+        until(lambda: ask(probe, tree.database()).answer is Answer.EXITED, "the engine answers")
         again = connected(kind, address)
         wakes.all.clear()
         again.run(labels=labels())
