@@ -127,9 +127,9 @@ def test_a_watcher_in_a_container_that_cannot_find_the_mounts_is_told_of_host_ro
         make_database(tree.session(name) / "outbound.db")
     engine.run(mounts={tree.session("s1"): "/workspace"}, labels=labels("s1"), name="jw-one")
     told = checked_inside(engine, tree, tmp_path / "without")
-    assert told["containers"]["detail"].startswith("1 databases have a live container")
+    assert told["containers"]["detail"].startswith("1 database has a live container")
     assert told["mounts"]["level"] == "error"
-    assert told["mounts"]["detail"].startswith("of 1 databases nobody could say that their writer has exited")
+    assert told["mounts"]["detail"].startswith("of 1 database nobody could say that their writer has exited")
     assert f"mounts {tree.session('s1')} read-write" in told["mounts"]["detail"]
     assert told["mounts"]["remedy"].startswith("set tree.host_root to the tree's path on the engine's host")
     assert "mounts" not in checked_inside(engine, tree, tmp_path / "with", tree.root)
@@ -145,7 +145,7 @@ def test_a_host_root_that_is_mistyped_is_told_by_the_mounts_that_it_hides(
     told = checked_inside(engine, tree, tmp_path / "settings", tmp_path / "elsewhere", labels={})
     assert told["containers"]["detail"] == "0 databases have a live container, 2 have none"
     assert told["mounts"]["level"] == "warning"
-    assert told["mounts"]["detail"].startswith("of 1 databases nobody could say that their writer has exited")
+    assert told["mounts"]["detail"].startswith("of 1 database nobody could say that their writer has exited")
     assert told["mounts"]["remedy"].startswith("see that tree.host_root is the tree's path on the engine's host")
 
 

@@ -103,8 +103,8 @@ def test_the_watchdog_is_told_that_we_live_and_nothing_else_wakes_us(runner: Run
     with manager(tmp_path, watchdog_s=1.5) as listening:
         service = runner.start(environ=listening.environ)
         ready = listening.wait_for("READY=1")
-        if not ready["STATUS"].startswith("watching 1 directories"):  # after this nothing changes any more
-            listening.wait_for("STATUS=watching 1 directories")
+        if not ready["STATUS"].startswith("watching 1 directory"):  # after this nothing changes any more
+            listening.wait_for("STATUS=watching 1 directory")
         listening.wait_for("WATCHDOG=1")
         woken = wakings(service)
         told = [sorted(listening.receive(DEADLINE_S) or ()) for _ in range(5)]
@@ -364,7 +364,7 @@ def test_sigusr1_tells_the_whole_state_once(runner: Runner) -> None:
         whole, journal, *_at_work = service.events("state")
         assert whole["level"] == "INFO"
         assert whole["status"]["journals"]["waiting"] == 1
-        assert whole["message"].startswith("watching 1 directories of")
+        assert whole["message"].startswith("watching 1 directory of")
         assert journal["decision"] == "wait"
         assert f"pid {writer.pid} holds the writer's lock" in journal["message"]
 

@@ -193,7 +193,7 @@ def test_a_new_user_starts_it_scrapes_it_and_sees_a_recovery(machine: Machine) -
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "enable", "--now", "jw")
     assert machine.shows("ActiveState") == "active"
-    machine.waits(lambda: machine.shows("StatusText").startswith(f"watching 1 directories of {HOME}/data: 0 hot"))
+    machine.waits(lambda: machine.shows("StatusText").startswith(f"watching 1 directory of {HOME}/data: 0 hot"))
     assert machine.shows("User") == "nanoclaw"
     machine.crash("s1")
     machine.waits(lambda: "recovered         s1/outbound.db" in machine.journal())

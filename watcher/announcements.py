@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
-from watcher.names import printable
+from watcher.names import counted, printable
 from watcher.reconciler import Reconciler
 from watcher.records import log
 from watcher.records.events import Event
@@ -103,10 +103,11 @@ def sentence(status: Status) -> str:
     journals, watch = status.journals, status.watch
     missed = f" ({watch.missed} missed)" if watch.missed else ""
     engine = "; the container engine does not answer" if status.engine and not status.engine.get("answers") else ""
-    counted = f"{journals.hot} hot, {journals.waiting} waiting, {journals.held} held, {journals.refused} refused"
+    known = f"{journals.hot} hot, {journals.waiting} waiting, {journals.held} held, {journals.refused} refused"
     recovered = status.recoveries.get("recovered", 0)
     where = printable(status.tree or "")
-    return f"watching {watch.directories} directories of {where}{missed}: {counted}; {recovered} recovered{engine}"
+    directories = counted(watch.directories, "directory", "directories")
+    return f"watching {directories} of {where}{missed}: {known}; {recovered} recovered{engine}"
 
 
 def state(status: Status, words: str, reconciler: Reconciler) -> None:
@@ -129,7 +130,7 @@ def state(status: Status, words: str, reconciler: Reconciler) -> None:
 
 def of_trouble(trouble: Trouble, watch: Watch) -> tuple[Event, str]:
     """The event and the message of a trouble that leaves the watch at work."""
-    unwatched = "1 directory is" if watch.missed == 1 else f"{watch.missed} directories are"
+    unwatched = counted(watch.missed, "directory is", "directories are")
     match trouble:
         case Trouble.OVERFLOW:
             return Event.OVERFLOW, "the kernel dropped file events; everything is looked at again now"

@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 
 from watcher.filesystem import file_system_of
-from watcher.names import printable
+from watcher.names import counted, printable
 from watcher.records.hooks import programs_of, trouble_with_program
 from watcher.records.state_dir import StateError, StateMissing, holder, inspect
 from watcher.settings import LocksMode, Settings
@@ -79,9 +79,9 @@ def run_checks(settings: Settings) -> list[Check]:
     finally:
         os.close(root)
     found = unwritable(tree)
-    detail = (
-        f"{printable(settings.tree.root)}: {found.databases_seen} databases in {found.directories_seen} directories"
-    )
+    databases = counted(found.databases_seen, "database")
+    directories = counted(found.directories_seen, "directory", "directories")
+    detail = f"{printable(settings.tree.root)}: {databases} in {directories}"
     checks.append(Check("root", Level.OK, detail))
     if found.shut:
         checks.append(_told_shut(found.shut))
@@ -119,7 +119,7 @@ def _check_state_dir(settings: Settings) -> Check:
 
 
 def _told_shut(shut: list[str]) -> Check:
-    count = "1 directory" if len(shut) == 1 else f"{len(shut)} directories"
+    count = counted(len(shut), "directory", "directories")
     detail = f"{count} may not be entered by us (uid {os.geteuid()}), first {printable(shut[0])}"
     return Check(
         "readable", Level.WARNING, detail, "let us in, or, where no session lies in there, name it in tree.exclude"
@@ -161,7 +161,7 @@ def _check_listening(settings: Settings) -> Iterator[Check]:
 
 def _check_rights(found: Unwritable) -> Check:
     if not found.any:
-        return Check("writable", Level.OK, f"all {found.databases_seen} databases may be written by us")
+        return Check("writable", Level.OK, f"{counted(found.databases_seen, 'database')} may be written by us")
     who = user_of(found.owners.most_common(1)[0][0])
     if found.example is not None and _is_read_only(found.example):
         remedy = "mount that file system read-write: as it is, SQLite can roll nothing back there"
@@ -212,10 +212,11 @@ def _check_locks(settings: Settings, file_system: str, *, is_local: bool) -> Che
 
 def _check_watches(tree: Tree) -> Check:
     directories = sum(1 for _ in tree.walk())
+    shown = counted(directories, "directory", "directories")
     if sys.platform != "linux":
-        return Check("watch", Level.OK, f"{directories} directories")
+        return Check("watch", Level.OK, shown)
     limit = int(_WATCHES.read_text(encoding="ascii"))
-    detail = f"{directories} directories; fs.inotify.max_user_watches is {limit}"
+    detail = f"{shown}; fs.inotify.max_user_watches is {limit}"
     if directories * 10 > limit * 9:
         remedy = f"sysctl fs.inotify.max_user_watches={max(2 * directories, 8192)}"
         return Check("watch", Level.WARNING, f"{detail}: what is not watched is met by the sweep only", remedy)

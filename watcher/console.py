@@ -16,7 +16,7 @@ from watcher.advice import by_hand, roll_back_command
 from watcher.checks import Check, Level
 from watcher.decision import Decision, Finding
 from watcher.journal import JournalState
-from watcher.names import printable
+from watcher.names import counted, printable
 from watcher.once import Recovered
 from watcher.records.record import Outcome
 from watcher.records.status import Status
@@ -198,7 +198,7 @@ def _status_rows(status: Status) -> list[tuple[str, str]]:
             f"{journals.hot} hot, {journals.waiting} waiting, {journals.held} held, {journals.refused} refused",
         ),
         ("recoveries", recoveries or "none since the start"),
-        ("watch", f"{watch.backend or off}, {watch.directories} directories{missed}"),
+        ("watch", f"{watch.backend or off}, {counted(watch.directories, 'directory', 'directories')}{missed}"),
         ("last sweep", _ago(status.last_sweep)),
     ]
     if engine is not None:

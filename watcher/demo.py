@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from watcher.demo_cast import ROLLBACK, Contents, Host, NotShownError, Poll, Writer, contents_of
 from watcher.demo_page import crash_on, free_address, show_page
 from watcher.demo_stage import Line, Service, Stage, setting
-from watcher.demo_voice import Moment, Numbers, Step, Voice, Who, counted
+from watcher.demo_voice import Moment, Numbers, Step, Voice, Who
+from watcher.names import counted
 
 __all__ = ["play"]
 

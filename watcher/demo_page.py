@@ -16,7 +16,8 @@ from collections import deque
 from watcher.demo_cast import Host, NotShownError, Writer
 from watcher.demo_process import PID_FILE
 from watcher.demo_stage import Stage
-from watcher.demo_voice import Step, Voice, counted
+from watcher.demo_voice import Step, Voice
+from watcher.names import counted
 
 __all__ = ["crash_on", "free_address", "show_page"]
 

@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from watcher.demo_cast import ROLLBACK, Host
-from watcher.names import printable
+from watcher.names import counted, printable
 
-__all__ = ["Moment", "Numbers", "Step", "Voice", "Who", "counted"]
+__all__ = ["Moment", "Numbers", "Step", "Voice", "Who"]
 
 _PIPE_WIDTH = 80
 _WIDEST = 100
@@ -280,8 +280,3 @@ def _timetable(ordered: Sequence[Moment], since: float) -> Table:
         label, style = each.who.value
         steps.add_row(f"{(each.at - since) * 1000:.1f} ms", Text(label, style), Text(each.words, style))
     return steps
-
-
-def counted(number: int, noun: str, nouns: str = "") -> str:
-    """`1 poll`, `2 polls`."""
-    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"

@@ -11,7 +11,7 @@ import os
 import re
 from os import fspath
 
-__all__ = ["clipped", "parse_printable", "printable", "quoted", "shown_word"]
+__all__ = ["clipped", "counted", "parse_printable", "printable", "quoted", "shown_word"]
 
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _ESCAPED = re.compile(rb"\\(\\|n|r|t|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
@@ -107,3 +107,8 @@ def parse_printable(text: str) -> str:
             return match.group()
 
     return os.fsdecode(_ESCAPED.sub(plain, os.fsencode(text)))
+
+
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """`1 poll`, `2 polls`; `nouns` where an s makes no plural of it."""
+    return f"{number} {noun if number == 1 else nouns or f'{noun}s'}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from watcher.checks import Check, Level
 from watcher.met import O_PATH
-from watcher.names import printable
+from watcher.names import counted, printable
 from watcher.owner.clock import WallClock
 from watcher.owner.command import CommandProbe
 from watcher.owner.heartbeat import HeartbeatProbe
@@ -109,9 +109,9 @@ def _files_told(
     shown = printable(pattern)
     if sessions and not having:
         key = "owner.pid_file" if name == "pid_file" else "owner.heartbeat.file"
-        detail = f"none of {sessions} directories with databases has {shown}"
+        detail = f"none of {counted(sessions, 'directory', 'directories')} with databases has {shown}"
         return Check(name, Level.OK, f"{detail}: if a writer has run there, its file is not what {key} says")
-    detail = f"{having} of {sessions} directories with databases have {shown}"
+    detail = f"{having} of {counted(sessions, 'directory', 'directories')} with databases have {shown}"
     if faults:
         return Check(name, Level.WARNING, f"{detail}; {len(faults)} of these {fault}, first {faults[0]}", remedy)
     return Check(name, Level.OK, detail)
@@ -197,7 +197,8 @@ def _told(found: Survey) -> Check:
         f"; and {len(owners) - _MOST_TOLD} more" if len(owners) > _MOST_TOLD else ""
     )
     owned = len({each.database for each in found.found})
-    detail = f"{owned} databases have a live container{f' ({shown})' if shown else ''}, {found.without} have none"
+    having, lacking = counted(owned, "database has", "databases have"), counted(found.without, "has", "have")
+    detail = f"{having} a live container{f' ({shown})' if shown else ''}, {lacking} none"
     stray = [each for each in found.found if each.stray]
     if not stray:
         return Check("containers", Level.OK, detail)
@@ -213,8 +214,8 @@ def _told(found: Survey) -> Check:
 
 def _told_blind(found: Survey, host_root: Path | None) -> Check:
     detail = (
-        f"of {found.blind} databases nobody could say that their writer has exited, and their journals would be held:"
-        f" {found.hidden}, which is not to be found here and may be their directory"
+        f"of {counted(found.blind, 'database')} nobody could say that their writer has exited, and their journals would"
+        f" be held: {found.hidden}, which is not to be found here and may be their directory"
     )
     otherwise = (
         "stop that container, or name it in owner.container.ignore once it is certain that it writes no database of"
