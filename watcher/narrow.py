@@ -188,18 +188,24 @@ class Grant:
             raise
         self.finished_journal = True
 
-    def writes(self, descriptor: int, end: int) -> None:
+    def writes(self, descriptor: int, end: int) -> bool:
         """Whether a write that ends there, or a truncation to there, may be.
+
+        A rollback that makes the database longer does so by its first write, to its last page, and leaves out what
+        the journal holds of pages behind that (`pager_playback`, `pager_truncate` and `pager_playback_one_page` in
+        pager.c; the journal is not read a second time for it). So the first is asked about, and those that follow,
+        until the journal is finished, lie within what it was allowed, or within the page that the file ends in.
 
         Raises:
             OSError: it is refused.
         """
         if descriptor != self.database_descriptor:
             self.finished_journal = True
-            return
+            return False
         if end > self.most_bytes:
             self.refuse(f"the rollback would grow the database beyond {self.most_bytes} bytes")
         self.has_written = True
+        return True
 
     def logs(self, message: str) -> None:
         """SQLite has logged something: how many pages it has rolled back, or what went wrong."""

@@ -48,8 +48,9 @@ class View(Protocol):
     def unlinks(self, path: bytes) -> None:
         """Delete the name."""
 
-    def writes(self, descriptor: int, end: int) -> None:
-        """A write that ends there, or a truncation to there, is about to be."""
+    def writes(self, descriptor: int, end: int) -> bool:
+        """A write that ends there, or a truncation to there, is about to be. True where those that follow it need not
+        be told: SQLite itself keeps them within what this one was allowed."""
 
     def logs(self, message: str) -> None:
         """SQLite has logged something (SQLITE_CONFIG_LOG)."""
@@ -73,18 +74,62 @@ class through:  # noqa: N801 - what a `with` reads
 
     def __enter__(self) -> None:
         assert _of_thread.view is None
+        _writes.begin()
         _of_thread.view = self._view
 
     def __exit__(self, *_: object) -> None:
         _of_thread.view = None
+        _writes.end()
 
 
 def let_write() -> None:
-    """Let SQLite write from now on without asking the view, which is a third of all that a rollback computes: for a
-    process whose files the kernel keeps from growing (RLIMIT_FSIZE, setrlimit(2)). `View.writes` tells of truncations
-    only."""
-    for name in _WRITES & _system.keys():
-        _vfs.xSetSystemCall(name, ctypes.cast(_system[name], ctypes.c_void_p).value or 0)
+    """Let SQLite write from now on without asking any view: for a process whose files the kernel keeps from growing
+    (RLIMIT_FSIZE, setrlimit(2)). `View.writes` tells of truncations only."""
+    _writes.never_ask()
+
+
+class _Writes:
+    """Whether SQLite's writes are put to the views. To ask Python at each is a third of all that a rollback computes,
+    so where one thread of this process looks through a view, it is asked only until that view lets it go on. The calls
+    are those of the whole process: when a second thread comes, all writes are put to the views again."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._views = 0
+        self._asks = True
+        self._may_ask = True
+
+    def begin(self) -> None:
+        """A thread looks through a view."""
+        with self._guard:
+            self._views += 1
+            if self._may_ask and not self._asks:
+                self._set(asks=True)
+
+    def end(self) -> None:
+        """A thread does not look through its view any more."""
+        with self._guard:
+            self._views -= 1
+
+    def go_on(self) -> None:
+        """The calling thread's view need not be asked again."""
+        with self._guard:
+            if self._views == 1 and self._asks:
+                self._set(asks=False)
+
+    def never_ask(self) -> None:
+        with self._guard:
+            self._may_ask = False
+            self._set(asks=False)
+
+    def _set(self, *, asks: bool) -> None:
+        for name in _WRITES & _system.keys():
+            call = _led[name] if asks else _system[name]
+            _vfs.xSetSystemCall(name, ctypes.cast(call, ctypes.c_void_p).value or 0)
+        self._asks = asks
+
+
+_writes = _Writes()
 
 
 def _log(_code: int, message: str) -> None:
@@ -122,7 +167,7 @@ _SIGNATURES = {
 _WRITES = {"write", "pwrite", "pwrite64"}
 _system: dict[str, Any] = {}
 """The calls as they were."""
-_led: list[Any] = []
+_led: dict[str, Any] = {}
 """Ours, kept for as long as the process lives: SQLite holds their addresses."""
 
 
@@ -147,8 +192,7 @@ def _lead(name: str) -> Callable[[Callable[..., int | None]], Callable[..., int 
                 ctypes.set_errno(errno.EIO)
             return -1
 
-        led = signature(call)
-        _led.append(led)
+        led = _led[name] = signature(call)
         _vfs.xSetSystemCall(name, ctypes.cast(led, ctypes.c_void_p).value or 0)
         return asks
 
@@ -211,20 +255,25 @@ def _ftruncate(view: View, descriptor: int, size: int) -> int:
 
 @_lead("write")
 def _write(view: View, descriptor: int, data: int, size: int) -> int:
-    view.writes(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) + size)
+    _ask(view, descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) + size)
     return int(_system["write"](descriptor, data, size))
 
 
 @_lead("pwrite")
 def _pwrite(view: View, descriptor: int, data: int, size: int, offset: int) -> int:
-    view.writes(descriptor, offset + size)
+    _ask(view, descriptor, offset + size)
     return int(_system["pwrite"](descriptor, data, size, offset))
 
 
 @_lead("pwrite64")
 def _pwrite64(view: View, descriptor: int, data: int, size: int, offset: int) -> int:
-    view.writes(descriptor, offset + size)
+    _ask(view, descriptor, offset + size)
     return int(_system["pwrite64"](descriptor, data, size, offset))
+
+
+def _ask(view: View, descriptor: int, end: int) -> None:
+    if view.writes(descriptor, end):
+        _writes.go_on()
 
 
 @_lead("fchmod")

@@ -34,8 +34,8 @@ class Workers:
     """A few threads.
 
     While many wait, one of them drives: it takes one place after the other, gives each rollback to a process that is
-    free, and seldom waits. That takes half the CPU time of four that wait for their processes and for Python's lock;
-    so the others let it, as long as it gets on.
+    free, and seldom waits. That takes two thirds of the CPU time of four that wait for their processes and for Python's
+    lock; so the others let it, as long as it gets on.
 
     Args:
         count: how many.
