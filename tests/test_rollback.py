@@ -6,7 +6,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -459,6 +460,71 @@ def test_a_journal_that_grew_a_huge_initial_size_after_the_look_does_not_grow_th
             roll_back(Job.of(pair, look, busy_timeout_s=0.01))
     assert database.stat().st_size <= size
     assert journal_of(database).exists()
+
+
+class _Asked(narrow.Grant):
+    """Counts what it is asked about writes.
+
+    Args:
+        at_first: called when it is asked for the first time.
+    """
+
+    def __init__(self, pair: Pair, at_first: Callable[[], object] = lambda: None) -> None:
+        super().__init__(pair.directory_fd, pair.path, pair.pinned_database, pair.pinned_journal, most_bytes=1 << 30)
+        self.asked = 0
+        self._at_first = at_first
+
+    def writes(self, descriptor: int, end: int) -> bool:
+        self.asked += 1
+        may_go_on = super().writes(descriptor, end)
+        if self.asked == 1:
+            self._at_first()
+        return may_go_on
+
+
+def roll_back_through(grant: narrow.Grant) -> int:
+    narrow.read_version(grant, apsw.SQLITE_OPEN_READWRITE, busy_timeout_s=0.0)
+    assert grant.finished_journal
+    assert grant.pages is not None
+    assert grant.pages > 10
+    return grant.pages
+
+
+def test_each_rollback_is_asked_about_its_first_write_and_not_about_all(database: Path, crashed: CrashedPair) -> None:
+    for _ in range(2):
+        with looked_at(database) as (pair, _look):
+            grant = _Asked(pair)
+            roll_back_through(grant)
+        assert 1 <= grant.asked <= 2  # the second: what it cuts off
+        crashed.put(database)
+
+
+def test_beside_another_thread_every_write_is_asked_about(database: Path, tree: Path, crashed: CrashedPair) -> None:
+    """The system calls are the whole process's: what one has been allowed, the other has not."""
+    other = tree / "other"
+    other.mkdir()
+    crashed.put(other / "outbound.db")
+    is_there, may_end = threading.Event(), threading.Event()
+
+    def look_through() -> None:
+        with looked_at(other / "outbound.db") as (pair, _look), through(_Asked(pair)):
+            is_there.set()
+            assert may_end.wait(20)
+
+    thread = threading.Thread(target=look_through)
+
+    def begin() -> None:
+        thread.start()
+        assert is_there.wait(20)
+
+    try:
+        with looked_at(database) as (pair, _look):
+            grant = _Asked(pair, at_first=begin)  # it comes when this one is at it already
+            pages = roll_back_through(grant)
+    finally:
+        may_end.set()
+        thread.join()
+    assert grant.asked >= pages
 
 
 def test_a_journal_keeps_its_owner_and_mode_whatever_the_databases_are(database: Path) -> None:
