@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from watcher.advice import by_hand, in_words, is_of_machine
 from watcher.decision import Decision, Finding
-from watcher.names import printable
+from watcher.names import counted, printable
 from watcher.owner.testimony import Judgement, Verdict
 from watcher.records import log
 from watcher.records.events import Event
@@ -168,7 +168,7 @@ class Reports:
             self._keep(record, change_of(finding, record))
 
     def _tell_recovered(self, name: str, record: Record, note: str | None) -> None:
-        pages = "a journal that held no page" if record.pages is None else _counted(record.pages, "page")
+        pages = "a journal that held no page" if record.pages is None else counted(record.pages, "page")
         why = "" if record.owner is None else f"; {record.owner.reason}"
         log.tell(
             Event.RECOVERED,
@@ -278,10 +278,6 @@ def change_of(finding: Finding, record: Record) -> str:
 
 def _name(place: Place) -> str:
     return printable(place.relative)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _rounded(seconds: float) -> str:
