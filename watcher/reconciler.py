@@ -254,7 +254,7 @@ class Reconciler:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
-        if self._is_rush(_MANY):
+        if self._agenda.waiting() >= _MANY:
             self._crew.call_up()
         hurried = self._workers.drives() or self._is_rush(_MANY)
         still_for_s = time.monotonic() - known.since
