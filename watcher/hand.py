@@ -26,8 +26,9 @@ from watcher.pinned import Pinned
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, perform
 from watcher.unix_vfs import let_write
 
-__all__ = ["await_ready", "main", "receive", "send"]
+__all__ = ["TOO_LATE", "await_ready", "main", "receive", "send"]
 
+TOO_LATE = "it was not taken up in time; it is judged again"
 _MOST_BYTES = 1 << 16
 """Of a message: a path has at most PATH_MAX bytes, and words are clipped."""
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -39,7 +40,7 @@ _Answer = dict[str, Any]
 
 
 def send(channel: socket.socket, job: Job, until: float) -> None:
-    """Give a job to the process at the other end, which has answered all that it was given before.
+    """Give a job to the process at the other end, which does one after the other and answers each before the next.
 
     Args:
         until: by time.monotonic, which on Linux is the same in all processes: taken up later than that, it is busy.
@@ -178,7 +179,7 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
             journal = Pinned(f"{name}-journal", "the journal", directory_fd, fd=journal_fd)
             closing.callback(journal.close)
             if time.monotonic() > until:
-                raise BusyError("it was not taken up in time; it is judged again")
+                raise BusyError(TOO_LATE)
             _bound(most_bytes)
             rolled = perform(Job(path, directory_fd, database, journal, most_bytes, *others))
     except RollbackError as error:
