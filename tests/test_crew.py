@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -408,6 +409,36 @@ def test_without_one_that_starts_there_is_none_to_be_had(database: Path, monkeyp
             assert not Shift[None](crew).begin(Job.of(pair, look, busy_timeout_s=0.01), None)
     finally:
         crew.stop(10)
+
+
+_THREE_OF_FIVE = """
+import errno, os, socket, sys
+from watcher import hand
+fork, left = os.fork, [1, 1]
+def refused():
+    if not left:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    left.pop()
+    return fork()
+os.fork = refused
+with socket.socket(fileno=hand._one_for_each([int(each) for each in sys.argv[1:]])) as channel:
+    channel.send(str(os.getpid()).encode())
+"""
+
+
+def test_where_the_kernel_gives_too_few_processes_those_that_there_are_go_on() -> None:
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(5)]
+    theirs = [str(their.fileno()) for _, their in pairs]
+    subprocess.run(
+        [sys.executable, "-c", _THREE_OF_FIVE, *theirs], pass_fds=[int(each) for each in theirs], check=True, timeout=60
+    )
+    for _, their in pairs:
+        their.close()
+    said = [ours.recv(100) for ours, _ in pairs]
+    for ours, _ in pairs:
+        ours.close()
+    assert len({pid for pid in said if pid}) == 3
+    assert said.count(b"") == 2
 
 
 def test_many_at_once_by_one_thread(tree: Path, crashed: CrashedPair) -> None:

@@ -136,14 +136,16 @@ def main() -> None:
 
 
 def _one_for_each(channels: list[int]) -> int:
-    """The channel of this process: of the first, or of one that it has made here."""
+    """The channel of this process: of the first, or of one that it has made here. Those for which the kernel gives us
+    no process are closed."""
     ours, *others = channels
     while others:
         other = others.pop()
-        if os.fork() == 0:
-            for each in (ours, *others):
-                os.close(each)
-            return other
+        with suppress(OSError):  # the service sees how many there are
+            if os.fork() == 0:
+                for each in (ours, *others):
+                    os.close(each)
+                return other
         os.close(other)
     return ours
 
