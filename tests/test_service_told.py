@@ -17,7 +17,7 @@ import pytest
 
 from tests.running import DEADLINE_S, Runner, Service, wait_until
 from tests.terminals import on_terminal
-from tests.writers import CrashedPair, crash, journal_of, make_database, reading, writing, writing_unseen
+from tests.writers import CrashedPair, crash, journal_of, leave, make_database, reading, writing, writing_unseen
 
 LEVELS = {
     **dict.fromkeys(["sweep", "journal_found", "owner_alive", "owner_exited", "busy"], "DEBUG"),
@@ -123,7 +123,7 @@ def test_refused_is_told_once_until_the_journal_changes(runner: Runner) -> None:
     assert "it is left as it is" in line["message"]
     after_more_looks(service, runner)
     assert len(service.events("refused")) == 1
-    journal_of(diary).write_text("dear diary, today")
+    leave(journal_of(diary), b"dear diary, today")
     service.wait_for("refused", count=2)
     assert service.stop() == 0
     again = runner.start()

@@ -126,6 +126,34 @@ def test_where_it_stands_still_the_others_go_on(crew: Crew, tmp_path: Path, data
     assert len(set(desk.by.values())) > 1
 
 
+def test_an_end_is_met_also_where_the_next_place_is_always_there(
+    crew: Crew, tmp_path: Path, databases: list[Path], crashed: CrashedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a thousand cannot be recovered, and are looked at again and again."""
+    monkeypatch.setattr(crew_module, "_STAYS_S", 3600.0)
+    held = [Place(f"held-{number}", "outbound.db") for number in range(20)]
+    looks = 0
+
+    def look_again_at_what_is_held(place: Place) -> None:
+        nonlocal looks
+        if place in held:
+            looks += 1
+            desk.agenda.add(place)
+            raise BlockingIOError
+
+    desk = Desk(crew, tmp_path, look_again_at_what_is_held)
+    for each in held:
+        desk.agenda.add(each)
+    with at_work(desk, databases):
+        wait_until(lambda: all_done(databases))
+        wait_until(lambda: all(each.place in held for each in desk.hands.held()))
+        before = looks
+        wait_until(lambda: looks > before)
+    assert all(each.read_bytes() == crashed.recovered for each in databases)
+    assert desk.drove
+    assert set(desk.failed) == set(held)
+
+
 def test_steps_that_fail_keep_no_other_place_waiting(crew: Crew, tmp_path: Path, databases: list[Path]) -> None:
     def fail_at_every_fourth(place: Place) -> None:
         if int(place.directory[1:]) % 4 == 0:

@@ -231,11 +231,15 @@ class Shift(Generic[_Whose]):
             job.let_go()
         return True
 
-    def ended(self) -> list[tuple[_Whose, Rolled | Exception]]:
-        """Wait until a job has ended; all that have, with what :func:`watcher.rollback.perform` would have returned or
-        raised. A process that meets what nobody has thought of makes it a RuntimeError."""
+    def ended(self, *, waits: bool = True) -> list[tuple[_Whose, Rolled | Exception]]:
+        """All jobs that have ended, with what :func:`watcher.rollback.perform` would have returned or raised. A process
+        that meets what nobody has thought of makes it a RuntimeError.
+
+        Args:
+            waits: until one has, where there is one.
+        """
         ended: list[tuple[_Whose, Rolled | Exception]] = []
-        timeout_ms: float | None = _CHECKED_EVERY_S * 1000
+        timeout_ms: float | None = _CHECKED_EVERY_S * 1000 if waits else 0
         while not ended and self._at_it:
             answers = self._answers.poll(timeout_ms)
             for descriptor, _ in answers:
@@ -246,6 +250,8 @@ class Shift(Generic[_Whose]):
             if now >= self._check_at:
                 self._check_at = now + _CHECKED_EVERY_S
                 ended += self._not_taken_up(now)
+            if not waits:
+                break
             if not answers and not any(self._waiting()):
                 timeout_ms = None
         return ended

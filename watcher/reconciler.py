@@ -35,7 +35,7 @@ _HOLD_MOST_S = 10.0
 _MANY = 64
 """So many that wait are helped more by another process than by the time that it takes to begin."""
 _ROW = 4
-"""Recoveries without another outcome in between: it goes on like that."""
+"""Recoveries without another outcome in between, or others without a recovery: it goes on like that."""
 
 
 class Reconciler:
@@ -79,7 +79,8 @@ class Reconciler:
         self._later = later
         self._crew = crew
         self._agenda = Agenda(recovery_settings.workers, looker.tree.session_of)
-        self._in_a_row = 0  # recoveries; a count that any worker may miss by one
+        self._in_a_row = 0  # recoveries; a count that any worker may miss by one, like the next
+        self._in_vain = 0  # the other outcomes since the last one
         self._hands = Hands(patience_s, crew.processes)
         self._exits = Exits(self.hint)
         self._remembered = Remembered(looker.tree.session_of)
@@ -254,7 +255,7 @@ class Reconciler:
             # What SQLite has written before it failed comes back as a hint, and as a change of the database.
             self._agenda.add_at(finding.place, known.not_before, urgent=False)
             return
-        if self._agenda.waiting() >= _MANY:
+        if self._agenda.waiting() >= _MANY and self._in_vain < _ROW:
             self._crew.call_up()
         hurried = self._workers.drives() or self._is_rush(_MANY)
         still_for_s = time.monotonic() - known.since
@@ -266,7 +267,10 @@ class Reconciler:
             patient=not self._agenda.is_pressed(),
             hurried=hurried,
         )
-        self._in_a_row = self._in_a_row + 1 if attempt.record.outcome is Outcome.RECOVERED else 0
+        if attempt.record.outcome is Outcome.RECOVERED:
+            self._in_a_row, self._in_vain = self._in_a_row + 1, 0
+        else:
+            self._in_a_row, self._in_vain = 0, self._in_vain + 1
         if hurried and attempt.record.outcome is Outcome.RECOVERED:
             self._forget(finding.place)
             self._later(lambda: self._conclude(finding, attempt))

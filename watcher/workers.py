@@ -127,11 +127,11 @@ class Workers:
                 if taken is not None:
                     place = taken
                     steps, job = self._begin(place)
-                elif len(shift):
-                    for (ended, its_steps), outcome in shift.ended():
-                        self._go_on(ended, its_steps, outcome)
-                else:
+                elif not len(shift):
                     return
+                if job is None:  # of a thousand that cannot be recovered the next one is always there
+                    for (ended, its_steps), outcome in shift.ended(waits=taken is None):
+                        self._go_on(ended, its_steps, outcome)
         finally:
             self._driver = 0
             self._driving.release()
