@@ -14,6 +14,7 @@ from tests.test_crew import on_duty
 from tests.test_rollback import looked_at
 from tests.writers import CrashedPair, journal_of
 from watcher import crew as crew_module
+from watcher import shift as shift_module
 from watcher.agenda import Agenda
 from watcher.crew import Crew
 from watcher.liveness import Hands
@@ -76,7 +77,7 @@ def at_work(desk: Desk, databases: list[Path]) -> Iterator[Desk]:
 
 @pytest.fixture
 def crew(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    monkeypatch.setattr(crew_module, "_TAKEN_UP_WITHIN_S", 10.0)  # nothing is to be judged again here
+    monkeypatch.setattr(shift_module, "_TAKEN_UP_WITHIN_S", 10.0)  # nothing is to be judged again here
     with on_duty(3) as crew, ExitStack() as patched:
         # The workers start and stop it, too.
         patch = patched.enter_context(pytest.MonkeyPatch.context())

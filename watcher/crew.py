@@ -9,27 +9,22 @@ many wait, and ended when that is over: nothing of it costs anything while nothi
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from itertools import islice
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import apsw
 from loguru import logger
 
 from watcher import hand
-from watcher.rollback import BusyError, Job, RollbackError, Rolled
+from watcher.rollback import Job, RollbackError, Rolled
 
-__all__ = ["Crew", "Shift", "size_for"]
+__all__ = ["Crew", "Hand", "size_for"]
 
 _HANDS_PER_WORKER, _MOST_HANDS = 2, 8
 """More than there are processors, since each of them waits for the disk most of the time: on two, eight were a sixth
@@ -43,17 +38,7 @@ _JOBS_IN_A_ROW = 2
 which sees to several of them at once then: a tenth faster than one at a time."""
 _QUICK_S = 0.03
 """Where a job takes longer, on a slow disk, none is to wait behind it: it might have to be judged again."""
-_MOST_BYTES = 16 << 20
-"""A larger database is rolled back here: it takes long enough for its progress to be watched (`liveness`)."""
-_TAKEN_UP_WITHIN_S = 0.1
-"""After its last judgement; a job that had to wait longer is judged again."""
-_SURELY_NOT_S = 0.1
-"""After that time: an answer that was sent before it has come by then."""
-_CHECKED_EVERY_S = 0.1
-"""Not at each answer: 500 recoveries would take a twentieth longer."""
 _KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
-
-_Whose = TypeVar("_Whose")
 
 
 class Crew:
@@ -68,7 +53,7 @@ class Crew:
         self._turn = threading.Condition()
         self._called = False  # guarded by _turn, like the next two
         self._closing = False
-        self._hands: list[_Hand] = []
+        self._hands: list[Hand] = []
         self._used_at = 0.0  # by time.monotonic
         self._has_warned = False
         self._thread: threading.Thread | None = None
@@ -103,7 +88,7 @@ class Crew:
         """Whether one of them may be given a job."""
         return any(each.has_time for each in self._hands)  # a peek: who takes one finds out
 
-    def take(self) -> _Hand | None:
+    def take(self) -> Hand | None:
         """The one that has the least to do, for one job, until :meth:`give_back`."""
         self._used_at = time.monotonic()
         with self._turn:
@@ -112,7 +97,7 @@ class Crew:
                 helper.jobs += 1
             return helper
 
-    def give_back(self, helper: _Hand) -> None:
+    def give_back(self, helper: Hand) -> None:
         """That job has ended."""
         with self._turn:
             helper.jobs -= 1
@@ -175,117 +160,7 @@ class Crew:
                 each.kill()
 
 
-class _Given(Generic[_Whose]):
-    """A job that was given to a process.
-
-    Attributes:
-        whose: comes back with its end.
-        until: by time.monotonic: it is not taken up later.
-        is_told: its end has come back, whatever its answer will be.
-    """
-
-    __slots__ = ("is_told", "until", "whose")
-
-    def __init__(self, whose: _Whose, until: float) -> None:
-        self.whose = whose
-        self.until = until
-        self.is_told = False
-
-
-class Shift(Generic[_Whose]):
-    """What one thread has a crew do: several jobs at a time. Used by that thread alone."""
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-        self._at_it: dict[int, tuple[_Hand, deque[_Given[_Whose]]]] = {}  # by the descriptor of the channel, in order
-        self._answers = select.poll()
-        self._check_at = 0.0  # by time.monotonic
-
-    def __len__(self) -> int:
-        """How many jobs have not ended."""
-        return sum(len(row) for _, row in self._at_it.values())
-
-    def begin(self, job: Job, whose: _Whose) -> bool:
-        """Have it done. False where it is to be done here: none is free, or it is too large.
-
-        Args:
-            job: was judged right now.
-            whose: comes back with its end.
-        """
-        if job.most_bytes > _MOST_BYTES:
-            return False
-        helper = self._crew.take()
-        if helper is None:
-            return False
-        until = time.monotonic() + _TAKEN_UP_WITHIN_S
-        try:
-            descriptor = helper.begin(job, until)
-        except EOFError:
-            self._crew.give_back(helper)
-            return False
-        if descriptor not in self._at_it:
-            self._at_it[descriptor] = helper, deque()
-            self._answers.register(descriptor, select.POLLIN)
-        self._at_it[descriptor][1].append(_Given(whose, until))
-        if job.let_go is not None:
-            job.let_go()
-        return True
-
-    def ended(self, *, waits: bool = True) -> list[tuple[_Whose, Rolled | Exception]]:
-        """All jobs that have ended, with what :func:`watcher.rollback.perform` would have returned or raised. A process
-        that meets what nobody has thought of makes it a RuntimeError.
-
-        Args:
-            waits: until one has, where there is one.
-        """
-        ended: list[tuple[_Whose, Rolled | Exception]] = []
-        timeout_ms: float | None = _CHECKED_EVERY_S * 1000 if waits else 0
-        while not ended and self._at_it:
-            answers = self._answers.poll(timeout_ms)
-            for descriptor, _ in answers:
-                given, outcome = self._answer(descriptor)
-                if not given.is_told:
-                    ended.append((given.whose, outcome))
-            now = time.monotonic()
-            if now >= self._check_at:
-                self._check_at = now + _CHECKED_EVERY_S
-                ended += self._not_taken_up(now)
-            if not waits:
-                break
-            if not answers and not any(self._waiting()):
-                timeout_ms = None
-        return ended
-
-    def _answer(self, descriptor: int) -> tuple[_Given[_Whose], Rolled | Exception]:
-        helper, row = self._at_it[descriptor]
-        given = row.popleft()
-        if not row:
-            del self._at_it[descriptor]
-            self._answers.unregister(descriptor)
-        outcome: Rolled | Exception
-        try:
-            outcome = helper.receive()
-        except (RollbackError, OSError, RuntimeError) as error:
-            outcome = error
-        self._crew.give_back(helper)
-        return given, outcome
-
-    def _waiting(self) -> Iterator[_Given[_Whose]]:
-        """Those that stand behind another one in the same process."""
-        for _, row in self._at_it.values():
-            if len(row) > 1:
-                yield from (given for given in islice(row, 1, None) if not given.is_told)
-
-    def _not_taken_up(self, now: float) -> list[tuple[_Whose, BusyError]]:
-        """Those that will not be done any more. Their process is at the job before, which a dead disk may hold for
-        ever: it answers that before it takes up the next, and does not take that up after its time."""
-        too_late = [given for given in self._waiting() if now > given.until + _SURELY_NOT_S]
-        for given in too_late:
-            given.is_told = True
-        return [(given.whose, BusyError(hand.TOO_LATE)) for given in too_late]
-
-
-class _Hand:
+class Hand:
     """One of these processes, which does one job after the other.
 
     Args:
@@ -378,11 +253,11 @@ class _Hand:
                 self._pidfd = -1
 
 
-def _jobs_of(helper: _Hand) -> int:
+def _jobs_of(helper: Hand) -> int:
     return helper.jobs
 
 
-def _begun(count: int, reaping: ExitStack) -> list[_Hand]:
+def _begun(count: int, reaping: ExitStack) -> list[Hand]:
     """So many processes, of which the first makes the others when it has loaded what they need.
 
     Args:
@@ -397,7 +272,7 @@ def _begun(count: int, reaping: ExitStack) -> list[_Hand]:
             ours, their = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             theirs.enter_context(their)
             undone.callback(ours.close)
-            hands.append(_Hand(ours))
+            hands.append(Hand(ours))
             fds.append(their.fileno())
         # Names are bytes, and both processes are to spell them alike.
         options = ["-I", "-S", "-B", f"-Xutf8={sys.flags.utf8_mode}"]

@@ -88,50 +88,6 @@ def let_write() -> None:
     _writes.never_ask()
 
 
-class _Writes:
-    """Whether SQLite's writes are put to the views. To ask Python at each is a third of all that a rollback computes,
-    so where one thread of this process looks through a view, it is asked only until that view lets it go on. The calls
-    are those of the whole process: when a second thread comes, all writes are put to the views again."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._views = 0
-        self._asks = True
-        self._may_ask = True
-
-    def begin(self) -> None:
-        """A thread looks through a view."""
-        with self._guard:
-            self._views += 1
-            if self._may_ask and not self._asks:
-                self._set(asks=True)
-
-    def end(self) -> None:
-        """A thread does not look through its view any more."""
-        with self._guard:
-            self._views -= 1
-
-    def go_on(self) -> None:
-        """The calling thread's view need not be asked again."""
-        with self._guard:
-            if self._views == 1 and self._asks:
-                self._set(asks=False)
-
-    def never_ask(self) -> None:
-        with self._guard:
-            self._may_ask = False
-            self._set(asks=False)
-
-    def _set(self, *, asks: bool) -> None:
-        for name in _WRITES & _system.keys():
-            call = _led[name] if asks else _system[name]
-            _vfs.xSetSystemCall(name, ctypes.cast(call, ctypes.c_void_p).value or 0)
-        self._asks = asks
-
-
-_writes = _Writes()
-
-
 def _log(_code: int, message: str) -> None:
     view = _of_thread.view
     if view is not None:
@@ -146,6 +102,10 @@ _OFF_T = ctypes.c_int64  # 32-bit builds use the calls with 64 bits, too (_FILE_
 def _signature(result: type[Any], *arguments: type[Any]) -> type[Any]:
     kind: type[Any] = ctypes.CFUNCTYPE(result, *arguments, use_errno=True)
     return kind
+
+
+def _address(call: Any) -> int:
+    return ctypes.cast(call, ctypes.c_void_p).value or 0
 
 
 _SIGNATURES = {
@@ -193,7 +153,7 @@ def _lead(name: str) -> Callable[[Callable[..., int | None]], Callable[..., int 
             return -1
 
         led = _led[name] = signature(call)
-        _vfs.xSetSystemCall(name, ctypes.cast(led, ctypes.c_void_p).value or 0)
+        _vfs.xSetSystemCall(name, _address(led))
         return asks
 
     return lead
@@ -288,6 +248,50 @@ def _fchown(_: View, _descriptor: int, _uid: int, _gid: int) -> None:
 
 def _fail(code: int) -> NoReturn:
     raise OSError(code, os.strerror(code))
+
+
+class _Writes:
+    """Whether SQLite's writes are put to the views. To ask Python at each is a third of all that a rollback computes,
+    so where one thread of this process looks through a view, it is asked only until that view lets it go on. The calls
+    are those of the whole process: when a second thread comes, all writes are put to the views again."""
+
+    def __init__(self) -> None:
+        self._calls = [(name, _address(_led[name]), _address(_system[name])) for name in _WRITES & _system.keys()]
+        self._guard = threading.Lock()
+        self._views = 0  # guarded by _guard, like the next two
+        self._asks = True
+        self._may_ask = True
+
+    def begin(self) -> None:
+        """A thread looks through a view."""
+        with self._guard:
+            self._views += 1
+            if self._may_ask and not self._asks:
+                self._set(asks=True)
+
+    def end(self) -> None:
+        """A thread does not look through its view any more."""
+        with self._guard:
+            self._views -= 1
+
+    def go_on(self) -> None:
+        """The calling thread's view need not be asked again."""
+        with self._guard:
+            if self._views == 1 and self._asks:
+                self._set(asks=False)
+
+    def never_ask(self) -> None:
+        with self._guard:
+            self._may_ask = False
+            self._set(asks=False)
+
+    def _set(self, *, asks: bool) -> None:
+        for name, led, system in self._calls:
+            _vfs.xSetSystemCall(name, led if asks else system)
+        self._asks = asks
+
+
+_writes = _Writes()
 
 
 # --- a VFS of SQLite's own functions, but for two ---

@@ -13,9 +13,10 @@ from collections.abc import Callable, Generator
 from watcher import rollback
 from watcher.agenda import Agenda
 from watcher.baton import Baton
-from watcher.crew import Crew, Shift
+from watcher.crew import Crew
 from watcher.liveness import Hands
 from watcher.rollback import Job, Rolled
+from watcher.shift import Shift
 from watcher.tree import Place
 
 __all__ = ["Steps", "Workers"]
