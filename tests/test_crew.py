@@ -222,10 +222,14 @@ def test_what_one_job_may_is_not_what_the_next_one_may(crew: Crew, tree: Path, c
 
 def test_it_has_nothing_open_but_its_channel(crew: Crew, database: Path) -> None:
     (pid,) = crew.processes()
-    before = sorted(os.listdir(f"/proc/{pid}/fd"))
-    assert len(before) == 4, "three standard descriptors and the channel"
+
+    def has_open() -> list[str]:
+        return sorted(os.listdir(f"/proc/{pid}/fd"))
+
+    wait_until(lambda: len(has_open()) == 4)  # three standard descriptors and the channel
+    before = has_open()
     done_by(crew, database)
-    assert sorted(os.listdir(f"/proc/{pid}/fd")) == before
+    assert has_open() == before
 
 
 def test_one_that_is_killed_in_the_middle_is_told_and_not_used_again(database: Path, crashed: CrashedPair) -> None:

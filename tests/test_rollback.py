@@ -31,7 +31,7 @@ from tests.pairs import (
 from tests.writers import CrashedPair, journal_of, make_database, writing
 from watcher import narrow
 from watcher.look import Look, Pair
-from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, read_back, roll_back
+from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, perform, read_back, roll_back
 from watcher.tree import Place
 from watcher.unix_vfs import VFS, through
 
@@ -219,6 +219,26 @@ def test_a_new_journal_after_the_look_is_left_alone(database: Path, crashed: Cra
         before = everything_in(database.parent)
         assert not roll_back(Job.of(pair, look, busy_timeout_s=0.01)).found_something
     assert everything_in(database.parent) == before
+
+
+def test_a_journal_that_somebody_else_deletes_meanwhile_is_rolled_back_all_the_same(
+    database: Path, crashed: CrashedPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a session is removed with all that is in it."""
+    writes = narrow.Grant.writes
+
+    def and_deletes(grant: narrow.Grant, descriptor: int, end: int) -> bool:
+        journal_of(database).unlink(missing_ok=True)
+        return writes(grant, descriptor, end)
+
+    monkeypatch.setattr(narrow.Grant, "writes", and_deletes)
+    with looked_at(database) as (pair, look):
+        rolled = perform(Job.of(pair, look, busy_timeout_s=0.01))
+    assert rolled.finished_journal
+    assert rolled.pages
+    assert rolled.unread is None
+    assert database.read_bytes() == crashed.recovered
+    assert os.listdir(database.parent) == [database.name]
 
 
 def test_a_new_database_after_the_look_is_left_alone_and_keeps_its_journal(database: Path) -> None:

@@ -170,7 +170,8 @@ class Grant:
         return False
 
     def unlinks(self, path: bytes) -> None:
-        """Delete the journal's name, where it stands for the journal that was rolled back.
+        """Delete the journal's name, where it stands for the journal that was rolled back. Where it stands for nothing
+        any more, somebody else has deleted it, with its whole session as like as not: SQLite is through with it, too.
 
         Raises:
             OSError: as unlink(2), or it is refused.
@@ -178,9 +179,16 @@ class Grant:
         # Beside a database of no page SQLite would delete a journal that it has never read (`hasHotJournal`).
         if path != self.names.journal or self.journal is None or not self.has_opened_journal:
             self.refuse("SQLite asked to delete what is not the journal that was rolled back")
-        self._check(self.journal, self.journal_name)
+        if not self.journal.is_named():
+            if self._is_absent(self.journal_name):
+                self.finished_journal = True
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._check(self.journal, self.journal_name)
         try:
             os.unlink(self.journal_name, dir_fd=self.directory_fd)
+        except FileNotFoundError:
+            self.finished_journal = True
+            raise
         except OSError as error:
             self.refused = self.refused or denials.not_deleted(
                 self._directory, os.fstat(self.directory_fd), self.journal.status, error, self.acts_as
@@ -227,6 +235,15 @@ class Grant:
         except FileNotFoundError:
             return False
         return status.st_size > 0
+
+    def _is_absent(self, name: str) -> bool:
+        try:
+            os.stat(name, dir_fd=self.directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _check(self, pinned: Pinned, name: str) -> None:
         if pinned.is_named():
