@@ -22,6 +22,7 @@ from tests.writers import journal_of, make_database, writing
 from watcher import rollback
 from watcher.filesystem import FileSystem
 from watcher.look import Look, Pair
+from watcher.narrow import Grant
 from watcher.owner.testimony import Answer, Evidence, Judgement, judge
 from watcher.records.events import Event
 from watcher.records.record import Outcome
@@ -105,6 +106,21 @@ def test_what_has_changed_since_it_was_judged_is_not_opened(trial: Trial) -> Non
     assert attempt.record.error == "the files have changed meanwhile"
     assert database.read_bytes() == before
     assert trial.snapshots() == []
+
+
+def test_a_journal_that_somebody_else_deletes_meanwhile_is_told(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = trial.host.crash()
+    writes = Grant.writes
+
+    def and_deletes(grant: Grant, descriptor: int, end: int) -> bool:
+        journal_of(database).unlink(missing_ok=True)
+        return writes(grant, descriptor, end)
+
+    monkeypatch.setattr(Grant, "writes", and_deletes)
+    attempt = trial.recover(database)
+    assert attempt.record.outcome is Outcome.RECOVERED
+    assert attempt.note == "its journal was deleted by somebody else meanwhile"
+    assert attempt.record.snapshot is not None
 
 
 def test_a_journal_that_was_finished_meanwhile_is_clean(trial: Trial) -> None:

@@ -237,6 +237,7 @@ def test_a_journal_that_somebody_else_deletes_meanwhile_is_rolled_back_all_the_s
     assert rolled.finished_journal
     assert rolled.pages
     assert rolled.unread is None
+    assert rolled.found_deleted
     assert database.read_bytes() == crashed.recovered
     assert os.listdir(database.parent) == [database.name]
 

@@ -97,8 +97,9 @@ def _rolled(answer: _Answer) -> Rolled:
         raise OSError(*answer["system"])
     if "error" in answer:
         raise _error(*answer["error"])
-    pages, finished_journal, is_wal, is_left, unread = answer["rolled"]
-    return Rolled(pages, finished_journal, is_wal, is_left, None if unread is None else _error(*unread))
+    pages, finished_journal, is_wal, is_left, unread, found_deleted = answer["rolled"]
+    error = None if unread is None else _error(*unread)
+    return Rolled(pages, finished_journal, is_wal, is_left, error, found_deleted)
 
 
 def _error(kind: str, words: str, began: bool) -> RollbackError:
@@ -196,7 +197,7 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
     except Exception as error:  # noqa: BLE001 - the top of a process; the service tells it, and looks again
         return {"defect": f"{type(error).__name__}: {error}"}
     unread = None if rolled.unread is None else _told(rolled.unread)
-    return {"rolled": [rolled.pages, rolled.finished_journal, rolled.is_wal, rolled.is_left, unread]}
+    return {"rolled": [*rolled[:4], unread, rolled.found_deleted]}
 
 
 def _bound(most_bytes: int) -> bool:

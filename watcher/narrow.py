@@ -59,7 +59,8 @@ class Grant:
         most_bytes: what the database may grow to.
         acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
         pages: pages that SQLite says it rolled back (SQLITE_NOTICE_RECOVER_ROLLBACK); None where it said nothing.
-        finished_journal: our open has deleted, truncated or zeroed the journal.
+        finished_journal: our open has deleted, truncated or zeroed the journal, or was about to when it was gone.
+        found_deleted: somebody else had deleted it by then.
         has_written: our open has begun to write the database, or was about to: it had the journal open for that.
         refused: why we stopped SQLite, where we did.
         was_replaced: we did because a name stood for another file, or for none, by then.
@@ -74,6 +75,7 @@ class Grant:
         "denied",
         "directory_fd",
         "finished_journal",
+        "found_deleted",
         "has_opened_journal",
         "has_written",
         "journal",
@@ -104,6 +106,7 @@ class Grant:
         self.acts_as = acts_as
         self.pages: int | None = None
         self.finished_journal = False
+        self.found_deleted = False
         self.has_written = False
         self.refused: str | None = None
         self.was_replaced = False
@@ -181,13 +184,13 @@ class Grant:
             self.refuse("SQLite asked to delete what is not the journal that was rolled back")
         if not self.journal.is_named():
             if self._is_absent(self.journal_name):
-                self.finished_journal = True
+                self.finished_journal = self.found_deleted = True
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._check(self.journal, self.journal_name)
         try:
             os.unlink(self.journal_name, dir_fd=self.directory_fd)
         except FileNotFoundError:
-            self.finished_journal = True
+            self.finished_journal = self.found_deleted = True
             raise
         except OSError as error:
             self.refused = self.refused or denials.not_deleted(

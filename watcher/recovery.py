@@ -345,6 +345,8 @@ def _rolled_back(case: _Case, rolled: rollback.Rolled) -> Attempt:
             return case.ended(Outcome.CORRUPT, str(error), pages=pages, has_acted=True)
         case error:
             warnings = ((Event.VERIFY_FAILED, f"recovered, but it could not be read back: {error}"),)
+    if rolled.found_deleted:  # with its session; or by a writer that no probe has seen
+        note = f"its journal was deleted by somebody else meanwhile{f'; {note}' if note else ''}"
     return case.ended(Outcome.RECOVERED, pages=pages, warnings=warnings, note=note, has_acted=True)
 
 

@@ -63,6 +63,7 @@ class Rolled(NamedTuple):
         is_wal: the header of the database now says WAL: it was switching from WAL when it was killed.
         is_left: the journal still has its name after that.
         unread: why it could not be read back, where it could not.
+        found_deleted: somebody else had deleted the journal when SQLite was through with it.
     """
 
     pages: int | None
@@ -70,6 +71,7 @@ class Rolled(NamedTuple):
     is_wal: bool
     is_left: bool = False
     unread: RollbackError | None = None
+    found_deleted: bool = False
 
     @property
     def found_something(self) -> bool:
@@ -166,10 +168,10 @@ def roll_back(job: Job) -> Rolled:
         if not grant.finished_journal:
             raise _failed(grant, error) from error
         is_wal = isinstance(error, apsw.CantOpenError) and _says_wal(job.database)
-        return Rolled(grant.pages, finished_journal=True, is_wal=is_wal)
+        return Rolled(grant.pages, finished_journal=True, is_wal=is_wal, found_deleted=grant.found_deleted)
     if grant.refused is not None and not grant.finished_journal:  # a failure that SQLite takes no notice of
         raise _failed(grant, apsw.CantOpenError(grant.refused))
-    return Rolled(grant.pages, grant.finished_journal, is_wal=False)
+    return Rolled(grant.pages, grant.finished_journal, is_wal=False, found_deleted=grant.found_deleted)
 
 
 def read_back(job: Job) -> None:
