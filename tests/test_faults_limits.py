@@ -39,12 +39,19 @@ def few_descriptors(service: Service, spare: int) -> Iterator[None]:
 
 @contextmanager
 def no_threads(service: Service) -> Iterator[None]:
-    """The service (`AS_NOBODY`) is refused new threads."""
+    """The service (`AS_NOBODY`) is refused new threads and processes from here on."""
+    before = _most_processes(service)
     service.signal(signal.SIGUSR2)
+    wait_until(lambda: _most_processes(service) != before)  # the main thread may be slow to take it
     try:
         yield
     finally:
         service.signal(signal.SIGUSR2)
+
+
+def _most_processes(service: Service) -> str:
+    limits = Path(f"/proc/{service.process.pid}/limits").read_text(encoding="ascii").splitlines()
+    return next(line for line in limits if line.startswith("Max processes"))
 
 
 @pytest.mark.parametrize("spare", [0, 1, 2, 4])
