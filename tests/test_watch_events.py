@@ -154,10 +154,26 @@ EVENTS = st.tuples(
 )
 
 
+Told = list[tuple[int, In, bytes]]
+
+
 @given(st.lists(EVENTS, max_size=40), st.lists(EVENTS, max_size=10))
-def test_it_is_as_if_every_event_were_taken_in_its_order(
-    first: list[tuple[int, In, bytes]], then: list[tuple[int, In, bytes]]
-) -> None:
+def test_it_is_as_if_every_event_were_taken_in_its_order(first: Told, then: Told) -> None:
+    _expect_what_came_last(first, then)
+
+
+OF_ONE_SIZE = EVENTS.filter(lambda told: len(told[2]) < 16)
+AGAIN_AND_AGAIN = st.lists(
+    st.tuples(st.lists(OF_ONE_SIZE, min_size=1, max_size=5), st.integers(1, 60)), max_size=8
+).map(lambda runs: [told for each, times in runs for told in each * times])
+
+
+@given(AGAIN_AND_AGAIN, AGAIN_AND_AGAIN)
+def test_so_it_is_where_busy_writers_say_the_same_again_and_again(first: Told, then: Told) -> None:
+    _expect_what_came_last(first, then)
+
+
+def _expect_what_came_last(first: Told, then: Told) -> None:
     expected: dict[tuple[int, bytes], int] = {}
     for turn, gulp in enumerate((first, then)):
         for wd, mask, name in gulp:

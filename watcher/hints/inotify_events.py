@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntFlag
 from functools import lru_cache
 from struct import Struct, iter_unpack
@@ -76,6 +76,7 @@ _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
 _LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
 _EVENTS_IN_A_BLOCK = 4
+_BLOCKS_AT_ONCE = 16
 _FEW_BYTES = 256
 """Up to so many, some five events, it is cheaper to walk through a gulp."""
 _SUFFIX = b"-journal"
@@ -86,9 +87,15 @@ _PADDED_TO = _HEADER_BYTES
 # Plain numbers: an IntFlag's operators would cost more than all the rest of the loop.
 _CLOSED = int(In.CLOSE_WRITE)
 _CLOSED_OR_MOVED_IN = int(In.CLOSE_WRITE | In.MOVED_TO)
-_GONE = int(In.DELETE | In.MOVED_FROM)
+_DELETED_OR_MOVED_OUT = int(In.DELETE | In.MOVED_FROM)
 _BEYOND_FILES = int(In.DELETE_SELF)
 """From this bit on a mask tells of a directory, of the watch or of the queue."""
+
+_NOTHING, _JOURNAL_CLOSED, _DATABASE_CLOSED, _GONE, _OF_DIRECTORY = range(5)
+"""What an event tells: a journal, or another file, was closed or moved into place; a file is gone; see `sift`."""
+_told: dict[bytes, tuple[int, Journal]] = {}
+"""The same of events that have come: with the journal that it is about. For the one thread that reads."""
+_MOST_TOLD = 1024
 
 
 def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
@@ -104,19 +111,20 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
     """
     about_directories: list[DirectoryEvent] = []
     for event in _last_of_each(gulp):
-        wd, mask, _, _ = _HEADER.unpack_from(event)
-        if mask >= _BEYOND_FILES:
+        kind, key = _told.get(event) or _tells(event)
+        if kind == _JOURNAL_CLOSED:
+            if closed.get(key, RIPE) == RIPE:
+                closed[key] = turn
+        elif kind == _OF_DIRECTORY:
+            wd, mask, _, _ = _HEADER.unpack_from(event)
             about_directories.append(DirectoryEvent(wd, mask, event[_HEADER_BYTES:].rstrip(b"\0")))
-        elif mask & _CLOSED_OR_MOVED_IN:
-            # A name holds no NUL and is padded with at least one (`copy_event_to_user`), always with as many.
-            if _ENDS_AS_JOURNAL in event:
-                key = (wd, event[_HEADER_BYTES:])
-                if closed.get(key, RIPE) == RIPE:
-                    closed[key] = turn
-            elif closed:
-                _ripen(closed, wd, event[_HEADER_BYTES:])
-        elif closed and mask & _GONE:
-            closed.pop((wd, event[_HEADER_BYTES:]), None)
+        elif closed:
+            if kind == _GONE:
+                closed.pop(key, None)
+            elif kind == _DATABASE_CLOSED and key in closed:
+                # Behind its journal, which was not deleted in between: no live writer does that in DELETE mode, and
+                # each one that dies does (the kernel lets go of its files in the opposite order of their opening).
+                closed[key] = RIPE
     return about_directories
 
 
@@ -131,15 +139,24 @@ def close_of(journal: Journal) -> bytes:
     return _HEADER.pack(wd, _CLOSED, 0, len(padded_name)) + padded_name
 
 
-def _ripen(closed: Closed, wd: int, database: bytes) -> None:
-    """A database was closed behind its journal, which was not deleted in between: no live writer does that in DELETE
-    mode, and each one that dies does (the kernel lets go of its files in the opposite order of their opening)."""
-    key = (wd, _journal_of(database))
-    if key in closed:
-        closed[key] = RIPE
+def _tells(event: bytes) -> tuple[int, Journal]:
+    """What an event tells, and of which journal; remembered, for the next one will be alike."""
+    wd, mask, _, _ = _HEADER.unpack_from(event)
+    name = event[_HEADER_BYTES:]
+    if mask >= _BEYOND_FILES:
+        return _OF_DIRECTORY, (wd, name)
+    if mask & _CLOSED_OR_MOVED_IN:
+        # A name holds no NUL and is padded with at least one (`copy_event_to_user`), always with as many.
+        is_journal = _ENDS_AS_JOURNAL in name
+        tells = (_JOURNAL_CLOSED, (wd, name)) if is_journal else (_DATABASE_CLOSED, (wd, _journal_of(name)))
+    else:
+        tells = (_GONE if mask & _DELETED_OR_MOVED_OUT else _NOTHING), (wd, name)
+    if len(_told) >= _MOST_TOLD:
+        _told.clear()
+    _told[event] = tells
+    return tells
 
 
-@lru_cache(maxsize=256)
 def _journal_of(database: bytes) -> bytes:
     """A journal's name from its database's, both padded."""
     name = database.rstrip(b"\0") + _SUFFIX
@@ -170,12 +187,20 @@ def _last_of_equal_size(gulp: bytes, size: int) -> Iterable[bytes]:
     """The same by two steps, where the events are of one size: few blocks of some events differ, and few events in
     those. An event stood last in a block that stood last itself, so the blocks may be taken in that order."""
     block = size * _EVENTS_IN_A_BLOCK
-    number = len(gulp) // block
-    whole = memoryview(gulp)[: number * block]
-    blocks = dict(zip(iter_unpack(f"{block}s", whole), range(number), strict=True))
-    events = b"".join([*(each for (each,) in sorted(blocks, key=blocks.__getitem__)), gulp[number * block :]])
-    last = {event: place for place, (event,) in enumerate(iter_unpack(f"{size}s", events))}
-    return sorted(last, key=last.__getitem__)
+    number = len(gulp) // block // _BLOCKS_AT_ONCE * _BLOCKS_AT_ONCE
+    blocks = _last_of(_pieces(block, number).unpack_from(gulp))
+    events = b"".join([*blocks, gulp[number * block :]])
+    return _last_of([event for (event,) in iter_unpack(f"{size}s", events)])
+
+
+def _last_of(pieces: Sequence[bytes]) -> Iterable[bytes]:
+    """Those that differ, in the order in which each of them came last."""
+    return reversed(dict.fromkeys(reversed(pieces)))
+
+
+@lru_cache(maxsize=128)
+def _pieces(size: int, number: int) -> Struct:
+    return Struct(f"{size}s" * number)
 
 
 def _size_at(gulp: bytes, start: int) -> int:
