@@ -91,6 +91,8 @@ class _Turns:
         return added
 
     def discard(self, place: Place) -> None:
+        if not self._count:
+            return
         whose = self._session_of(place)
         session = self._sessions.get(whose)
         if session is not None:

@@ -36,6 +36,8 @@ NEW_JOURNAL = "a new journal has appeared: a writer is at it again"
 _STRANGE = "SQLite asked for a file that is neither the database nor its journal"
 _NOTICE = re.compile(r"recovered (\d+) pages from ")
 _MOST_LOGGED = 8
+_JOURNAL = os.fsencode(SUFFIX)
+_WAL = b"-wal"
 _MAPS_NOTHING = "DEFAULT_MMAP_SIZE=0" in apsw.compile_options
 """Whether SQLite maps no file into memory unless it is told to."""
 
@@ -58,6 +60,9 @@ class Grant:
         journal: the journal that was judged, pinned; None where none may be rolled back.
         most_bytes: what the database may grow to.
         acts_as: the user whose file-system rights SQLite has meanwhile; None: ours.
+        alias: the name by which SQLite knows the database, and with `-journal` behind it the journal.
+        names: the same, as bytes.
+        name, journal_name: the real ones, in the directory.
         pages: pages that SQLite says it rolled back (SQLITE_NOTICE_RECOVER_ROLLBACK); None where it said nothing.
         finished_journal: our open has deleted, truncated or zeroed the journal, or was about to when it was gone.
         found_deleted: somebody else had deleted it by then.
@@ -70,6 +75,7 @@ class Grant:
 
     __slots__ = (
         "acts_as",
+        "alias",
         "database",
         "database_descriptor",
         "denied",
@@ -79,8 +85,10 @@ class Grant:
         "has_opened_journal",
         "has_written",
         "journal",
+        "journal_name",
         "logged",
         "most_bytes",
+        "name",
         "names",
         "pages",
         "path",
@@ -114,26 +122,16 @@ class Grant:
         self.logged: list[str] = []
         self.database_descriptor = -1  # SQLite's own, as long as it has one
         self.has_opened_journal = False
+        self.name = path.rpartition("/")[2]
+        self.journal_name = self.name + SUFFIX
+        # SQLite looks up the mode of that file (`getFileMode`), and opens nothing by it.
+        self.alias = f"/proc/self/fd/{database.fd}" if sys.platform == "linux" else path
         alias = os.fsencode(self.alias)
-        self.names = _Names(alias, alias + os.fsencode(SUFFIX), alias + b"-wal")
-
-    @property
-    def name(self) -> str:
-        return os.path.basename(self.path)
-
-    @property
-    def journal_name(self) -> str:
-        return self.name + SUFFIX
+        self.names = _Names(alias, alias + _JOURNAL, alias + _WAL)
 
     @property
     def _directory(self) -> str:
         return os.path.dirname(self.path)
-
-    @property
-    def alias(self) -> str:
-        """The name by which SQLite knows the database, and with `-journal` behind it the journal. It looks up the mode
-        of that file (`getFileMode`), and opens nothing by it."""
-        return f"/proc/self/fd/{self.database.fd}" if sys.platform == "linux" else self.path
 
     # --- what SQLite asks for, by the names that it knows ---
 
