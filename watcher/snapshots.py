@@ -208,7 +208,8 @@ class Snapshots:
             home = os.path.join(self._directory, _slug(session or "."), _slug(database))
             self._make_room(size_bytes, os.path.dirname(home))
             self._count = (self._count + 1) % 1_000_000
-            stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}-{os.getpid()}-{self._count:06d}"
+            now = datetime.now(UTC).isoformat(timespec="microseconds")[: -len("+00:00")]
+            stamp = f"{now.replace('-', '').replace(':', '')}-{os.getpid()}-{self._count:06d}"
             kept = Kept(os.path.join(home, stamp + _UNFINISHED), size_bytes, is_being_made=True)
             _make_private(kept.path, self._directory)
             self._index().add(kept)
@@ -302,11 +303,15 @@ def _size_bytes(look: Look) -> int:
 
 def _make_private(path: str, below: str) -> None:
     """Make a directory, and those on the way to it from `below`, for us alone."""
-    for part in reversed(Path(path).relative_to(below).parents[:-1]):
-        with suppress(FileExistsError):
-            os.mkdir(os.path.join(below, part), 0o700)
     with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
+        try:
+            os.mkdir(path, 0o700)
+        except FileNotFoundError:
+            above = os.path.dirname(path)
+            if above == below:
+                raise
+            _make_private(above, below)
+            os.mkdir(path, 0o700)
 
 
 def _slug(name: str) -> str:

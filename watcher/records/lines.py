@@ -37,6 +37,7 @@ _COLOURS = {
 }
 
 
+_JSON = json.JSONEncoder(ensure_ascii=True, allow_nan=False)  # `json.dumps` would make one for each line
 _PRIORITIES = {"TRACE": 7, "DEBUG": 7, "INFO": 6, "SUCCESS": 5, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 
 
@@ -92,7 +93,7 @@ def json_line(line: Line, instance: str) -> str:
         told[key if key not in told else f"{key}_"] = plain(value)
     if line.error is not None:
         told["traceback"] = "\n".join(_traceback_of(line.error))
-    return json.dumps(told, ensure_ascii=True, allow_nan=False)
+    return _JSON.encode(told)
 
 
 def one_line(text: str) -> str:
@@ -116,14 +117,14 @@ def plain(value: object) -> object:
             return value if math.isfinite(value) else None
         case str():
             return one_line(value)
+        case list() | tuple() | set() | frozenset():  # before what is found out at some length
+            return [plain(each) for each in value]
+        case dict() | Mapping():
+            return {one_line(str(key)): plain(each) for key, each in value.items()}
         case datetime():
             return rfc3339(value)
         case os.PathLike():
             return printable(os.fsdecode(value))
-        case Mapping():
-            return {one_line(str(key)): plain(each) for key, each in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [plain(each) for each in value]
         case _:
             return one_line(str(value))
 
