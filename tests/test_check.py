@@ -58,6 +58,23 @@ def test_all_is_well(runner: Runner) -> None:
     assert not runner.state.exists(), "a check changes nothing"
 
 
+def test_a_link_in_the_place_of_a_session_is_told(runner: Runner) -> None:
+    """What is behind it is not looked at, and `run` cannot know that somebody expects it to be."""
+    session(runner, "g/s1")
+    for name in ("g/elsewhere", "latest"):
+        (runner.root / name).symlink_to(runner.root / "g" / "s1")
+    (runner.root / "g" / "s1" / "notes").symlink_to("x.db")
+    runner.configure(tree={"layout": "{group}/{session}"})
+    watch = checked(runner)["watch"]
+    assert watch["level"] == "ok"
+    assert "; 2 links where the layout has directories are not followed, first " in watch["detail"]
+    runner.configure(tree={"layout": "{group}/{session}", "exclude": ["latest"]})
+    assert (
+        "; 1 link where the layout has directories is not followed, first g/elsewhere"
+        in (checked(runner)["watch"]["detail"])
+    )
+
+
 def test_a_person_is_told_the_same(runner: Runner) -> None:
     runner.configure(owner={"locks": "off"})
     human = runner.command("check")

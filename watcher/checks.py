@@ -211,8 +211,13 @@ def _check_locks(settings: Settings, file_system: str, *, is_local: bool) -> Che
 
 
 def _check_watches(tree: Tree) -> Check:
-    directories = sum(1 for _ in tree.walk())
+    links: list[str] = []
+    directories = sum(1 for _ in tree.walk(links=links.append))
     shown = counted(directories, "directory", "directories")
+    if links:
+        are = "is" if len(links) == 1 else "are"
+        shown += f"; {counted(len(links), 'link')} where the layout has directories {are} not followed, first "
+        shown += printable(links[0])
     if sys.platform != "linux":
         return Check("watch", Level.OK, shown)
     limit = int(_WATCHES.read_text(encoding="ascii"))

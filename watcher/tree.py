@@ -278,21 +278,24 @@ class Tree:
                 if place is not None:
                     yield place
 
-    def walk(self, shut: Callable[[str], None] | None = None) -> Iterator[tuple[str, list[str]]]:
+    def walk(
+        self, shut: Callable[[str], None] | None = None, links: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[str, list[str]]]:
         """Every directory that may hold databases or directories of the tree, with the names of what is no directory
         in it, or stands where a database's journal would; links to directories are not entered.
 
         Args:
             shut: called with each directory below the root that we may not enter.
+            links: called with each link that stands where the layout has a directory.
 
         Raises:
             RootMissingError: the root is not there.
         """
         with _descriptor(self.open_root()) as root:
-            yield from self._walk_below(root, "", 0, shut or _pass_over)
+            yield from self._walk_below(root, "", 0, shut or _pass_over, links or _pass_over)
 
     def _walk_below(
-        self, descriptor: int, directory: str, depth: int, shut: Callable[[str], None]
+        self, descriptor: int, directory: str, depth: int, shut: Callable[[str], None], links: Callable[[str], None]
     ) -> Iterator[tuple[str, list[str]]]:
         # Depth first with one open descriptor a level: a hostile tree that is very deep ends at PATH_MAX or, before
         # that, at the descriptors that we may have, and either is an OSError of that branch alone.
@@ -304,6 +307,8 @@ class Tree:
                     directories.append(entry.name)
                 if not is_directory or stands_for_journal(entry.name, descriptor):
                     files.append(entry.name)
+                if entry.is_symlink() and self.layout is not None and self.admits_directory(depth, entry.name):
+                    links(f"{directory}/{entry.name}" if directory else entry.name)
         yield directory, files
         if depth >= MAX_DEPTH:
             return
@@ -319,7 +324,7 @@ class Tree:
                 continue
             with _descriptor(below):
                 try:
-                    yield from self._walk_below(below, path, depth + 1, shut)
+                    yield from self._walk_below(below, path, depth + 1, shut, links)
                 except PermissionError:
                     shut(path)
 

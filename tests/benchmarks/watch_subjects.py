@@ -10,13 +10,14 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
+from tests.benchmarks.trees import wait_for
 from watcher.hints.filesystem import FilesystemHints, Trouble
+from watcher.memory import pass_over
 from watcher.settings import TreeSettings, WatchBackend
 from watcher.tree import Place, Tree
 
@@ -60,8 +61,8 @@ def main(name: str, root: str, layout: str) -> None:
             poll_interval_s=5.0,
         )
         hints.start()
-        while not hints.ready:
-            time.sleep(0.01)
+        wait_for(lambda: hints.ready, 0.01)
+        pass_over()  # as the service does
     print("ready", flush=True)
     stop.wait()
     print(looks.count, looks.sweeps, flush=True)
