@@ -1,7 +1,8 @@
 """A large tree: start to ready, memory, one sweep against find, idling, and the latency of one crash in it.
 
 The latencies at both sizes are taken in turn, with both services running; the floor beside them is a read-write open by
-this process, at once, in the small tree.
+this process, at once, in the small tree. The sweep is measured where a session holds its database and nothing else, and
+again with the two directories beside it that `find` looks into, and the sweep need not.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         for name in ("small", "memory", "sessions"):
             trees[name] = directory / name / "tree"
             plant(trees[name], getattr(options, name))
+        result |= {f"{name}_bare_sessions": value for name, value in _sweep(trees["sessions"]).items()}
+        for number in range(options.sessions):  # as NanoClaw has them
+            for name in ("inbox", "outbox"):
+                (session_at(trees["sessions"], number) / name).mkdir()
         result |= _sweep(trees["sessions"])
         result |= _start(trees["sessions"], directory, options.starts)
         with service(trees["memory"], level="DEBUG") as running:

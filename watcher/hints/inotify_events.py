@@ -77,6 +77,7 @@ _HEADER_BYTES = _HEADER.size
 _LENGTH_LOW, _LENGTH_HIGH = (12, 13) if sys.byteorder == "little" else (15, 14)
 _EVENTS_IN_A_BLOCK = 4
 _BLOCKS_AT_ONCE = 16
+"""A multiple of so many blocks is taken apart at once: then there are few different numbers of them."""
 _FEW_BYTES = 256
 """Up to so many, some five events, it is cheaper to walk through a gulp."""
 _SUFFIX = b"-journal"
@@ -198,7 +199,7 @@ def _last_of(pieces: Sequence[bytes]) -> Iterable[bytes]:
     return reversed(dict.fromkeys(reversed(pieces)))
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def _pieces(size: int, number: int) -> Struct:
     return Struct(f"{size}s" * number)
 
