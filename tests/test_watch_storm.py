@@ -112,7 +112,7 @@ _CLOSE_NOWRITE = 0x10  # inotify(7)
 def storm_in(runner: Runner) -> Iterator[Storm]:
     databases = [runner.root / "g" / f"busy-{number}" / "outbound.db" for number in range(WRITERS)]
     for database in databases:
-        database.parent.mkdir(parents=True)
+        database.parent.mkdir(parents=True, exist_ok=True)
         make_database(database)
     storm = Storm(databases)
     try:
@@ -150,9 +150,10 @@ def test_no_database_of_a_live_writer_is_opened_for_writing(runner: Runner) -> N
             assert count_read_only(database) > 0
 
 
-def test_a_writer_that_dies_in_a_storm_is_recovered_meanwhile(runner: Runner) -> None:
+@pytest.mark.parametrize("place", ["dies/outbound.db", "busy-0/inbound.db"])
+def test_a_writer_that_dies_in_a_storm_is_recovered_meanwhile(runner: Runner, place: str) -> None:
     runner.configure(tree={"layout": "{agent_group}/{session}"}, watch={"sweep_interval": "1h"})
-    database = runner.root / "g" / "dies" / "outbound.db"
+    database = runner.root / "g" / place
     database.parent.mkdir(parents=True)
     make_database(database)
     with storm_in(runner) as storm, writing(database) as writer:

@@ -70,8 +70,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[500, 10_000, 0],
         help="commits per second of all writers; 0: full speed",
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each watcher, of which the median is taken")
-    parser.add_argument("--seconds", type=float, default=0.6, help="length of one turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each watcher, of which the median is taken")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of one turn")
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 A commit in DELETE mode closes the journal and deletes it some ten microseconds later; a death closes it, and no delete
 follows. So a close is held back until one more read has brought no delete for it: a fraction of a millisecond when it
-is quiet. Under load events are let gather for some milliseconds, and most closes meet their delete in the same read.
+is quiet. Under load events are let gather for some milliseconds, and most closes meet their delete in the same read. In a storm
+the deletes are left out, see `inotify_muting`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from watcher.hints.inotify_directories import Directories
 from watcher.hints.inotify_events import (
     GULP_BYTES,
     LARGEST_EVENT_BYTES,
+    MUTED,
     RIPE,
     Closed,
     DirectoryEvent,
@@ -30,6 +32,7 @@ from watcher.hints.inotify_events import (
     is_lone_journal,
     sift,
 )
+from watcher.hints.inotify_muting import Muting
 from watcher.hints.trouble import Sink, Trouble
 from watcher.tree import Tree
 
@@ -82,6 +85,7 @@ class InotifyEmitter(HintEmitter):
         self._inotify = Inotify()
         self._watches = Directories(tree, self._inotify, sink)
         self._closed: Closed = {}
+        self._muting = Muting(self._watches, self._closed)
         self._turn = 0
         self._gathers = False
         self._storms = False
@@ -106,13 +110,14 @@ class InotifyEmitter(HintEmitter):
         """One turn: wait, read, and pass on what has outlived a turn."""
         watches = self._watches
         self._turn += 1
-        if self._closed or self._gathers or watches.busy:
+        if self._closed or self._gathers or self._muting or watches.busy:
             self._pause()
             gulp = self._inotify.read()
-            about_directories = sift(gulp, self._closed, self._turn)
+            about_directories = sift(gulp, self._closed, self._turn, self._muting.gone)
             self._gathers = self._is_full or len(gulp) >= (_QUIET_BYTES if self._gathers else _BUSY_BYTES)
             self._storms = len(gulp) >= _STORM_BYTES
             self._is_full = len(gulp) > GULP_BYTES - LARGEST_EVENT_BYTES
+            self._muting.see(self._turn, len(gulp), storms=self._storms)
         else:
             about_directories = self._rest()
         if not self.should_keep_running():
@@ -222,7 +227,7 @@ class InotifyEmitter(HintEmitter):
         self.ready = self._watches.ready
 
     def _pass_on(self) -> None:
-        survivors = [key for key, turn in self._closed.items() if turn < self._turn]
+        survivors = [key for key, turn in self._closed.items() if MUTED < turn < self._turn]
         for key in survivors:
             del self._closed[key]
             place = self._watches.place(key)

@@ -127,6 +127,34 @@ class Directories:
         for directory in self._missing.take():
             self._list(directory, Listing.NEW)
 
+    def mute(self, wd: int) -> bool:
+        """Ask no longer about deletions in a directory; whether that is so now.
+
+        Raises:
+            RootMissingError: the root is not there any more.
+        """
+        directory = self._map.get(wd)
+        if directory is None or directory.muted_mask is None:
+            return False
+        descriptor = self._reach(directory)
+        if descriptor is None:
+            return False
+        try:
+            muted = self._inotify.watch(descriptor, directory.muted_mask) == wd
+        except OSError:
+            muted = False  # settling it meets the same, and tells
+        finally:
+            os.close(descriptor)
+        if not muted:  # another has its name by now
+            self._list(directory, Listing.NEW)
+        return muted
+
+    def unmute(self, wd: int) -> None:
+        """Ask about everything again, and look what lies there."""
+        directory = self._map.get(wd)
+        if directory is not None:
+            self._list(directory, Listing.NEW)
+
     def work(self, steps: int, now: float) -> None:
         """Do some of it: so many steps, as far as there is time for them before the next events are read. A step is
         one directory, or some hundred files.

@@ -18,6 +18,7 @@ from typing import NamedTuple
 __all__ = [
     "GULP_BYTES",
     "LARGEST_EVENT_BYTES",
+    "MUTED",
     "RIPE",
     "Closed",
     "DirectoryEvent",
@@ -67,10 +68,13 @@ Journal = tuple[int, bytes]
 
 Closed = dict[Journal, int]
 """Journals that were closed or moved into place and not deleted since, with the number of the gulp that told it first,
-or `RIPE`."""
+or `RIPE`, or `MUTED`."""
 
 RIPE = -1
 """In the place of that number: its delete is not waited for. Its database was closed, too, or nothing came for long."""
+
+MUTED = -2
+"""In the place of that number: its delete would not be told."""
 
 _HEADER = Struct("=iIII")
 _HEADER_BYTES = _HEADER.size
@@ -99,7 +103,7 @@ _told: dict[bytes, tuple[int, Journal]] = {}
 _MOST_TOLD = 1024
 
 
-def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
+def sift(gulp: bytes, closed: Closed, turn: int, gone: set[Journal] | None = None) -> list[DirectoryEvent]:
     """Keep what matters of a gulp: the journals in `closed`, everything about directories in the list returned.
 
     Busy writers say the same again and again, byte for byte. Of events that are alike only the last one counts: a
@@ -109,19 +113,21 @@ def sift(gulp: bytes, closed: Closed, turn: int) -> list[DirectoryEvent]:
         gulp: whole events, as read(2) gives them.
         closed: brought up to date in place.
         turn: the number of this gulp; `RIPE` where nothing has followed it for long.
+        gone: gets the journals that were closed and deleted.
     """
     about_directories: list[DirectoryEvent] = []
     for event in _last_of_each(gulp):
         kind, key = _told.get(event) or _tells(event)
         if kind == _JOURNAL_CLOSED:
-            if closed.get(key, RIPE) == RIPE:
+            if closed.get(key, RIPE) < 0:
                 closed[key] = turn
         elif kind == _OF_DIRECTORY:
             wd, mask, _, _ = _HEADER.unpack_from(event)
             about_directories.append(DirectoryEvent(wd, mask, event[_HEADER_BYTES:].rstrip(b"\0")))
         elif closed:
             if kind == _GONE:
-                closed.pop(key, None)
+                if closed.pop(key, None) is not None and gone is not None:
+                    gone.add(key)
             elif kind == _DATABASE_CLOSED and key in closed:
                 # Behind its journal, which was not deleted in between: no live writer does that in DELETE mode, and
                 # each one that dies does (the kernel lets go of its files in the opposite order of their opening).

@@ -17,6 +17,7 @@ __all__ = ["Directory", "Listing", "WatchMap"]
 _ALWAYS = int(In.ONLYDIR | In.EXCL_UNLINK)
 _OF_FILES = int(In.CLOSE_WRITE | In.MOVED_TO | In.MOVED_FROM | In.DELETE)
 _OF_DIRECTORIES = int(In.CREATE | In.MOVED_TO | In.MOVED_FROM | In.DELETE)
+_DELETION = int(In.DELETE)
 _OF_THE_ROOT = int(In.DELETE_SELF | In.MOVE_SELF)
 _NO_WATCH = -1
 
@@ -83,6 +84,11 @@ class Directory:
         if self.parent is None:
             wanted |= _OF_THE_ROOT
         return wanted
+
+    @property
+    def muted_mask(self) -> int | None:
+        """The same without deletions; None where those may tell of a directory, or nothing is closed."""
+        return self.mask & ~_DELETION if self.holds and self.children is None else None
 
 
 class WatchMap:
