@@ -2,8 +2,8 @@
 
 A commit in DELETE mode closes the journal and deletes it some ten microseconds later; a death closes it, and no delete
 follows. So a close is held back until one more read has brought no delete for it: a fraction of a millisecond when it
-is quiet. Under load events are let gather for some milliseconds, and most closes meet their delete in the same read. In a storm
-the deletes are left out, see `inotify_muting`.
+is quiet. Under load events are let gather for some milliseconds, and most closes meet their delete in the same read. In
+a storm the deletes are left out, see `inotify_muting`.
 """
 
 from __future__ import annotations
