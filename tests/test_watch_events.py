@@ -7,7 +7,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.hints.inotify_events import RIPE, Closed, DirectoryEvent, In, close_of, is_lone_journal, sift
+from watcher.hints.inotify_events import RIPE, Closed, DirectoryEvent, In, is_deletion, is_lone_journal, sift
 
 JOURNAL = b"outbound.db-journal"
 
@@ -115,12 +115,11 @@ def test_only_a_single_event_about_a_journal_is_a_lone_one() -> None:
     assert not is_lone_journal(event(3, In.CLOSE_WRITE, b"outbound.db"))
 
 
-def test_the_close_of_a_journal_is_the_event_that_the_kernel_writes() -> None:
-    for name in (JOURNAL, b"longer-than-that.db-journal", b"\xff" * 247 + b"-journal"):
-        closed: Closed = {}
-        close = event(3, In.CLOSE_WRITE, name)
-        sift(close, closed, 1)
-        assert [close_of(journal) for journal in closed] == [close]
+def test_a_delete_and_a_move_out_are_deletions() -> None:
+    assert is_deletion(event(3, In.DELETE, JOURNAL))
+    assert is_deletion(event(3, In.MOVED_FROM, JOURNAL, cookie=1))
+    assert not is_deletion(event(3, In.CLOSE_WRITE, JOURNAL))
+    assert not is_deletion(event(3, In.MOVED_TO, JOURNAL, cookie=1))
 
 
 def test_what_happens_to_directories_is_handed_on_in_order() -> None:

@@ -66,6 +66,7 @@ class Grant:
         pages: pages that SQLite says it rolled back (SQLITE_NOTICE_RECOVER_ROLLBACK); None where it said nothing.
         finished_journal: our open has deleted, truncated or zeroed the journal, or was about to when it was gone.
         found_deleted: somebody else had deleted it by then.
+        kept_open: a second descriptor of the journal that is rolled back, ours to close; -1 where there is none.
         has_written: our open has begun to write the database, or was about to: it had the journal open for that.
         refused: why we stopped SQLite, where we did.
         was_replaced: we did because a name stood for another file, or for none, by then.
@@ -86,6 +87,7 @@ class Grant:
         "has_written",
         "journal",
         "journal_name",
+        "kept_open",
         "logged",
         "most_bytes",
         "name",
@@ -122,6 +124,7 @@ class Grant:
         self.logged: list[str] = []
         self.database_descriptor = -1  # SQLite's own, as long as it has one
         self.has_opened_journal = False
+        self.kept_open = -1
         self.name = path.rpartition("/")[2]
         self.journal_name = self.name + SUFFIX
         # SQLite looks up the mode of that file (`getFileMode`), and opens nothing by it.
@@ -155,8 +158,26 @@ class Grant:
         self._check(self.journal, self.journal_name)
         descriptor = self._open(self.journal, "its journal", self.path + SUFFIX, flags)
         self.has_opened_journal = True
-        self.has_written = self.has_written or flags & os.O_ACCMODE == os.O_RDWR
+        if flags & os.O_ACCMODE == os.O_RDWR:
+            self.has_written = True
+            self._keep_open(descriptor)
         return descriptor
+
+    def _keep_open(self, descriptor: int) -> None:
+        """SQLite closes the journal right before it deletes it. The last close of a file is told to whoever watches the
+        directory, and our own emitter would take Python's lock at just that moment; the one of a file that is deleted
+        by then is told to nobody (IN_EXCL_UNLINK, inotify(7)), and frees what it held when no reader waits any more."""
+        self.let_go()
+        try:
+            self.kept_open = os.dup(descriptor)
+        except OSError:  # no descriptor is left: then it goes without
+            pass
+
+    def let_go(self) -> None:
+        """SQLite is through with both files."""
+        if self.kept_open >= 0:
+            os.close(self.kept_open)
+            self.kept_open = -1
 
     def sees(self, path: bytes) -> bool:
         """Whether there is a file of this name that is not empty.
@@ -299,12 +320,15 @@ def read_version(grant: Grant, flags: int, *, busy_timeout_s: float) -> None:
     Raises:
         apsw.Error, RightsError: as :func:`opened`; SQLite cannot read it.
     """
-    with through(grant), rights_of(grant.acts_as):
-        connection = _connected(grant, flags, busy_timeout_s)
-        try:
-            connection.pragma("schema_version")
-        finally:
-            connection.close(True)
+    try:
+        with through(grant), rights_of(grant.acts_as):
+            connection = _connected(grant, flags, busy_timeout_s)
+            try:
+                connection.pragma("schema_version")
+            finally:
+                connection.close(True)
+    finally:
+        grant.let_go()
 
 
 def _connected(grant: Grant, flags: int, busy_timeout_s: float) -> apsw.Connection:

@@ -130,6 +130,7 @@ def perform(job: Job) -> Rolled:
         BusyError, CorruptError, RollbackError, OSError: as :func:`roll_back`.
     """
     rolled = roll_back(job)
+    os.sched_yield()  # whoever waits for the database goes first
     if not rolled.found_something:
         return rolled
     if job.journal.is_named():

@@ -9,7 +9,6 @@ with the sqlite3 command, and a script on watchdog's default observer with Pytho
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import select
@@ -29,7 +28,6 @@ from typing import Any
 import yaml
 
 from tests.benchmarks.trees import WRITER
-from watcher.hints.inotify_events import In, Inotify
 
 FLOOR = "floor"
 OURS = "journal-watcher"
@@ -37,8 +35,6 @@ OURS_BARE = "journal-watcher, no snapshots"
 SHELL = "inotifywait + sqlite3"
 SCRIPT = "watchdog + sqlite3"
 DEADLINE_S = 10.0
-POLL_S = 0.00005
-_PR_SET_TIMERSLACK = 29  # prctl(2)
 
 _WATCHDOG = """
 import sqlite3, sys
@@ -93,11 +89,11 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
             if options.live:
                 stack.enter_context(_live(tree, options.live / len(contenders)))
             trees[name] = tree
-        if sys.platform == "linux":  # else a sleep of POLL_S takes twice as long; those that have begun keep their own
-            ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        reader = stack.enter_context(closing(Reader()))
         for number in range(options.kills + 3):
             for name, tree in trees.items():
-                ms = kill(tree / "g" / f"s{number % options.sessions}" / "outbound.db", by_hand=name == FLOOR)
+                database = tree / "g" / f"s{number % options.sessions}" / "outbound.db"
+                ms = kill(database, reader, by_hand=name == FLOOR)
                 if number >= 3:  # the first warm things up
                     taken[name].append(ms)
     floor = taken[FLOOR]
@@ -137,82 +133,65 @@ def _p99(values: list[float]) -> float:
     return quantiles(values, n=100, method="inclusive")[98]
 
 
-def kill(database: Path, *, by_hand: bool) -> float:
-    """Milliseconds from the kill of a writer to the first good read of its database.
+class Reader:
+    """The host whose reads are measured: a process of its own (`reader`), for all who recover alike. Who recovers by
+    hand would else read with all that it needs at hand, and without having to be woken."""
 
-    A read that must fail is not tried: it would hold a read lock just when the rollback wants an exclusive one.
-    """
-    with (
-        _deletion(Path(f"{database}-journal")) as wait_for_deletion,
-        subprocess.Popen(
-            [sys.executable, "-S", "-c", WRITER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as writer,
-    ):
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.benchmarks.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def await_recovery_of(self, database: Path) -> None:
+        """Have it wait for that."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        stdin.write(f"{database}\n")
+        stdin.flush()
+        assert self._line() == "waits"
+
+    def has_read(self, within_s: float) -> bool:
+        """Whether it says so."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout], [], [], within_s)[0])
+
+    def read_at(self) -> float:
+        """When it has read, by `time.perf_counter`."""
+        return float(self._line())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+def kill(database: Path, reader: Reader, *, by_hand: bool) -> float:
+    """Milliseconds from the kill of a writer to the first good read of its database."""
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", WRITER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"hot\n"
+        reader.await_recovery_of(database)
         began = time.perf_counter()
         os.kill(writer.pid, signal.SIGKILL)
         # Until it has exited nobody may recover it: to look already would take the processor from its end.
         os.waitid(os.P_PID, writer.pid, os.WEXITED | os.WNOWAIT)
         if by_hand:
-            with closing(sqlite3.connect(database)) as connection:
-                connection.execute("PRAGMA schema_version").fetchone()
-        until = began + DEADLINE_S
-        wait_for_deletion(until)
-        while not _reads(database):
-            if time.perf_counter() > until:  # missed altogether: a peer may, and it shows in its p99
-                with closing(sqlite3.connect(database)) as connection:
-                    connection.execute("PRAGMA schema_version").fetchone()
-                break
-            time.sleep(POLL_S)
-        ended = time.perf_counter()
+            _recover(database)
+        if not reader.has_read(DEADLINE_S):  # missed altogether: a peer may, and it shows in its p99
+            _recover(database)
+        ended = reader.read_at()
         writer.wait()
     return (ended - began) * 1000
 
 
-@contextmanager
-def _deletion(journal: Path) -> Iterator[Callable[[float], None]]:
-    """What waits until the journal is deleted, or for so long by `time.perf_counter`.
-
-    The kernel tells. To look again every 50 us would take the processor from who recovers, in three kills of ten: the
-    scheduler leaves both on the one where they woke up, and each turn takes a third of the next one's time there. The
-    floor, which recovers in this very thread, would have none of that.
-    """
-    if sys.platform != "linux":
-
-        def poll_for_it(until: float) -> None:
-            while os.path.lexists(journal) and time.perf_counter() < until:
-                time.sleep(POLL_S)
-
-        yield poll_for_it
-        return
-    inotify = Inotify()
-    try:
-        directory_fd = os.open(journal.parent, os.O_RDONLY)
-        try:
-            inotify.watch(directory_fd, In.DELETE)
-        finally:
-            os.close(directory_fd)
-        events = select.poll()
-        events.register(inotify.fileno(), select.POLLIN)
-
-        def wait_for_it(until: float) -> None:
-            while os.path.lexists(journal) and (left_s := until - time.perf_counter()) > 0:
-                events.poll(left_s * 1000)
-                inotify.read()
-
-        yield wait_for_it
-    finally:
-        inotify.close()
-
-
-def _reads(database: Path) -> bool:
-    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0)) as connection:
-        try:
-            connection.execute("SELECT count(*) FROM t").fetchone()
-        except sqlite3.OperationalError:
-            return False
-    return True
+def _recover(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA schema_version").fetchone()
 
 
 @contextmanager

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import datetime
 from functools import partial
 from operator import truediv
 from pathlib import Path
 from statistics import median
 
-from tests.benchmarks.latency import kill
+from tests.benchmarks.latency import Reader, kill
 from tests.benchmarks.trees import LAYOUT, Running, home, plant, service, session_at, wait_for
 from tests.service_manager import manager
 from watcher.hints.survey import Survey
@@ -135,16 +135,19 @@ def _idle(running: Running, seconds: float) -> dict[str, object]:
 
 def _latency(large: Path, small: Path, kills: int) -> dict[str, object]:
     taken: dict[str, list[float]] = {"large": [], "small": [], "floor": []}
-    turns: dict[str, Callable[[int], float]] = {
-        "large": lambda number: kill(session_at(large, number) / "outbound.db", by_hand=False),
-        "small": lambda number: kill(session_at(small, number) / "outbound.db", by_hand=False),
-        "floor": lambda number: kill(small / f"floor-{number}.db", by_hand=True),  # where the layout has none
-    }
-    for number in range(kills + 2):
-        for name, turn in turns.items():
-            ms = turn(number)
-            if number >= 2:  # the first warm things up
-                taken[name].append(ms)
+    with closing(Reader()) as reader:
+        turns: dict[str, Callable[[int], float]] = {
+            "large": lambda number: kill(session_at(large, number) / "outbound.db", reader, by_hand=False),
+            "small": lambda number: kill(session_at(small, number) / "outbound.db", reader, by_hand=False),
+            "floor": lambda number: kill(
+                small / f"floor-{number}.db", reader, by_hand=True
+            ),  # the layout has none there
+        }
+        for number in range(kills + 2):
+            for name, turn in turns.items():
+                ms = turn(number)
+                if number >= 2:  # the first warm things up
+                    taken[name].append(ms)
     medians = {name: median(values) for name, values in taken.items()}
     return {
         **{f"latency_ms_{name}": round(value, 2) for name, value in medians.items()},

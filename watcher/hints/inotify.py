@@ -27,8 +27,7 @@ from watcher.hints.inotify_events import (
     DirectoryEvent,
     In,
     Inotify,
-    Journal,
-    close_of,
+    is_deletion,
     is_lone_journal,
     sift,
 )
@@ -43,10 +42,8 @@ _LINGER_S = 0.0002
 _ALONE_MS = 1
 """How long one that was read alone waits for whatever comes next: the least that poll(2) can."""
 _OURS_S = 0.001
-"""The same, where it is most likely our own recovery's: the delete and the close of the database follow within a third
-of it, and to be woken up for each of them would keep the recovery waiting for the interpreter's lock."""
-_MOST_OURS = 1024
-"""Journals that were hinted and not closed since."""
+"""How long a delete that was read alone waits. It is most likely our own recovery's: the close of the database follows
+within a third of that, and to be woken up for it, too, would take the processor from who waits for the database."""
 _GATHER_S = 0.004
 """How long events are let gather under load. A timer costs as much CPU as to be woken up, so it pays only where it
 brings several commits together."""
@@ -91,7 +88,6 @@ class InotifyEmitter(HintEmitter):
         self._storms = False
         self._is_full = False
         self._spent: set[bytes] = set()
-        self._ours: set[bytes] = set()  # events: the closes by which the recovery of what was hinted will show itself
         self._yields_from = 0.0
         self._overflowed = False
         self._verify_at = 0.0
@@ -177,19 +173,18 @@ class InotifyEmitter(HintEmitter):
                     return []
                 wakes, since, yields = 0, now, now >= self._yields_from
 
-    def _with_what_follows(self, close: bytes) -> tuple[int, bytes]:
+    def _with_what_follows(self, event: bytes) -> tuple[int, bytes]:
         """A close without its delete, or without the close of its database, which makes it a death: to wait here for
-        whichever comes is cheaper than a turn for the two.
+        whichever comes is cheaper than a turn for the two. Or a delete without its close.
 
         Returns:
-            The number for `sift`, and the close with what has come behind it.
+            The number for `sift`, and the event with what has come behind it.
         """
-        if close in self._ours:
-            self._ours.discard(close)
+        if is_deletion(event):
             time.sleep(_OURS_S)
         elif not self._poll.poll(_ALONE_MS):
-            return RIPE, close
-        return self._turn, close + self._inotify.read()
+            return RIPE, event
+        return self._turn, event + self._inotify.read()
 
     def _give_way(self) -> bool:
         """Yield the processor, and say whether to do so again."""
@@ -233,13 +228,6 @@ class InotifyEmitter(HintEmitter):
             place = self._watches.place(key)
             if place is not None:
                 self._sink.hint(place)
-                self._expect(key)
-
-    def _expect(self, journal: Journal) -> None:
-        """The next close of a journal that was hinted is its recovery's, as like as not."""
-        if len(self._ours) >= _MOST_OURS:
-            self._ours.clear()
-        self._ours.add(close_of(journal))
 
     def _release(self) -> None:
         self._watches.close()

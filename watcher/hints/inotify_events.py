@@ -25,7 +25,7 @@ __all__ = [
     "In",
     "Inotify",
     "Journal",
-    "close_of",
+    "is_deletion",
     "is_lone_journal",
     "sift",
 ]
@@ -140,10 +140,9 @@ def is_lone_journal(gulp: bytes) -> bool:
     return len(gulp) == _size_at(gulp, 0) and _ENDS_AS_JOURNAL in gulp
 
 
-def close_of(journal: Journal) -> bytes:
-    """The event of its close, as the kernel hands it over."""
-    wd, padded_name = journal
-    return _HEADER.pack(wd, _CLOSED, 0, len(padded_name)) + padded_name
+def is_deletion(event: bytes) -> bool:
+    """Whether it tells that a file is gone."""
+    return bool(_HEADER.unpack_from(event)[1] & _DELETED_OR_MOVED_OUT)
 
 
 def _tells(event: bytes) -> tuple[int, Journal]:
