@@ -53,7 +53,7 @@ class Directory:
         self.name = name
         self.depth: int = parent.depth + 1 if parent is not None else 0
         self.holds = holds
-        self.children: dict[str, Directory] | None = {} if descends else None
+        self.children: dict[str, Directory] | None = _NO_CHILDREN if descends else None
         self.wd = _NO_WATCH
         self.queued = False
         self.listing = Listing.NONE
@@ -89,6 +89,10 @@ class Directory:
     def muted_mask(self) -> int | None:
         """The same without deletions; None where those may tell of a directory, or nothing is closed."""
         return self.mask & ~_DELETION if self.holds and self.children is None else None
+
+
+_NO_CHILDREN: dict[str, Directory] = {}
+"""Of all that have none, without a layout most of them; never changed. One of its own would double what each takes."""
 
 
 class WatchMap:
@@ -135,7 +139,9 @@ class WatchMap:
             if not directory.parent.is_watched:  # the map was so far behind that the parent was known below it
                 self._inotify.forget(wd)
                 return dropped
-            assert directory.parent.children is not None
+            if not directory.parent.children:
+                assert directory.parent.children is not None
+                directory.parent.children = {}
             replaced = directory.parent.children.get(directory.name)
             if replaced is not None:
                 dropped += self.drop(replaced)
@@ -157,5 +163,5 @@ class WatchMap:
                 each.wd = _NO_WATCH
             if each.children:
                 dropped.extend(each.children.values())
-                each.children = {}
+                each.children = _NO_CHILDREN
         return dropped

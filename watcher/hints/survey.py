@@ -27,6 +27,7 @@ _TICK_NS = 3_000_000_000
 """Longer than the clock of any file system's times (FAT: 2 s)."""
 _NEVER = -1
 _MOST_COLD = 200_000
+_MOST_SHARED, _MOST_KNOWN = 4, 256
 
 
 class _Node:
@@ -57,6 +58,7 @@ class Survey:
         self._is_local = False
         self._names = tuple(f"{name}{SUFFIX}" for name in tree.literal_names())
         self._asked_at = tree.layout.depth - 1 if tree.layout is not None and self._names else -1
+        self._known_journals: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._lock = threading.Lock()
         self._cold: dict[Place, tuple[int, int, int]] = {}  # guarded by _lock
 
@@ -168,11 +170,19 @@ class Survey:
                         children[name] = known.get(name) or _Node()
         node.inode = before.st_ino
         node.mtime_ns = before.st_mtime_ns if began_ns - before.st_mtime_ns > _TICK_NS else _NEVER
-        node.journals = tuple(journals)
+        node.journals = self._shared(tuple(journals))
         node.children = children or None
         node.asked = ()
         if sessions:
             node.asked = tuple(tuple(os.fsencode(f"{name}/{journal}") for name in sessions) for journal in self._names)
+
+    def _shared(self, journals: tuple[str, ...]) -> tuple[str, ...]:
+        """One for all directories that hold journals of the same names, as most do; where it is a long one, its own."""
+        if len(journals) > _MOST_SHARED:
+            return journals
+        if len(self._known_journals) >= _MOST_KNOWN:
+            self._known_journals.clear()
+        return self._known_journals.setdefault(journals, journals)
 
     def _warm(self, journals: tuple[str, ...], at: int, directory: str, prefix: str) -> Iterator[Place]:
         """The places of journals of a directory, without those that are known to be cold.
