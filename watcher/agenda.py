@@ -32,7 +32,7 @@ class _Session:
     """Its places by directory; directories take turns."""
 
     def __init__(self) -> None:
-        # Plain dicts: of most directories there is one place, of a flood 20,000, and an OrderedDict takes twice as much.
+        # Plain dicts: most directories have one place, a flood has 20,000, and an OrderedDict takes twice as much.
         self._directories: OrderedDict[str, dict[Place, None]] = OrderedDict()
         self.count = 0
 
