@@ -99,7 +99,8 @@ _BEYOND_FILES = int(In.DELETE_SELF)
 _NOTHING, _JOURNAL_CLOSED, _DATABASE_CLOSED, _GONE, _OF_DIRECTORY = range(5)
 """What an event tells: a journal, or another file, was closed or moved into place; a file is gone; see `sift`."""
 _told: dict[bytes, tuple[int, Journal]] = {}
-"""The same of events that have come: with the journal that it is about. For the one thread that reads."""
+"""The same of events that have come: with the journal that it is about. A memory of what bytes mean: after a reload two
+threads may be at it for a moment, and do each other no harm."""
 _MOST_TOLD = 1024
 
 

@@ -19,15 +19,16 @@ __all__ = ["Muting"]
 _LOUD_BYTES = 10 * 1024
 """A read that brings so much, some 8,000 commits a second: muted it is a storm still."""
 _READS, _LOUD_IN = 8, 2
-"""Of so many such reads a directory was heard in so many: that is one of sixty commits a second and more."""
+"""Of so many such reads, a tenth of a second, a directory was heard in so many: from some twenty commits a second on.
+More writers than processors have their turns one after the other."""
 _MOST_AT_ONCE = 64
 """Directories muted after one read. Each of them is walked to: some ten microseconds."""
 _STILL_FOR = 32
-"""Reads, a fifth of a second. Of most deaths the close of the database tells before."""
+"""Reads, some tenths of a second. Of a death the close of the database tells long before."""
 _CALM_FOR = 4
 """Reads that were none of a storm: one may be so because all writers waited for the disk."""
 _SPARED_FOR = 1024
-"""Reads, some seconds, for which a directory is not muted anew: whose writers pause now and then would pause again."""
+"""Reads, ten seconds or more, for which a directory is not muted anew: whose writers paused will pause again."""
 _MOST_HEARD, _MOST_SPARED = 2048, 4096
 
 
