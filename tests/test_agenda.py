@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import closing
+from queue import Queue
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -254,3 +256,81 @@ def test_an_idle_worker_shows_itself_at_once_and_a_busy_one_when_it_comes_back()
     agenda.add(B)
     assert agenda.take() == B
     assert late.is_set()
+
+
+class Crew:
+    """Workers that keep what they take until they are released."""
+
+    def __init__(self, agenda: Agenda, workers: int) -> None:
+        self.taken: Queue[Place] = Queue()
+        self._agenda = agenda
+        self._release = threading.Event()
+        self._threads = [threading.Thread(target=self._work) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while (place := self._agenda.take()) is not None:
+            self.taken.put(place)
+            self._release.wait()  # as a rollback that takes long
+            self._agenda.done(place)
+
+    def close(self) -> None:
+        self._release.set()
+        self._agenda.close()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_what_is_due_later_is_taken_in_time_though_who_waited_for_it_has_got_something_else() -> None:
+    agenda = Agenda(workers=3)
+    with closing(Crew(agenda, 3)) as crew:
+        now = time.monotonic()
+        agenda.add_at(B, now + 0.3)
+        agenda.add_at(C, now + 0.4)
+        time.sleep(0.1)  # for the one that is woken by that, and waits until then
+        agenda.add(A)
+        assert [crew.taken.get(timeout=5) for _ in range(3)] == [A, B, C]
+
+
+def test_what_is_due_at_one_moment_is_taken_by_as_many_as_there_are() -> None:
+    agenda = Agenda(workers=3)
+    with closing(Crew(agenda, 3)) as crew:
+        moment = time.monotonic() + 0.2
+        for place in (A, B, C):
+            agenda.add_at(place, moment)
+        assert {crew.taken.get(timeout=5) for _ in range(3)} == {A, B, C}
+
+
+def test_workers_that_are_idle_are_not_all_given_to_one_session() -> None:
+    agenda = Agenda(workers=3)
+    with closing(Crew(agenda, 3)) as crew:
+        time.sleep(0.1)  # for the three to wait
+        for name in ("1.db", "2.db", "3.db"):
+            agenda.add(Place("a", name))
+        agenda.add(B)
+        assert {crew.taken.get(timeout=5) for _ in range(3)} == {Place("a", "1.db"), Place("a", "2.db"), B}
+        assert agenda.waiting() == 1
+
+
+class Counting(Agenda):
+    """Counts how often a worker looks for something to do."""
+
+    looks = 0
+
+    def _next_now(self) -> Place | None:
+        self.looks += 1
+        return super()._next_now()
+
+
+def test_nobody_wakes_up_for_what_is_due_later_than_what_one_keeps_the_time_for() -> None:
+    agenda = Counting(workers=3)
+    with closing(Crew(agenda, 3)) as crew:
+        agenda.add_at(A, time.monotonic() + 0.3)
+        time.sleep(0.1)  # for the three to wait
+        before = agenda.looks
+        for number in range(20):
+            agenda.add_at(Place(f"{number}", "x.db"), time.monotonic() + 3600)
+        assert crew.taken.get(timeout=5) == A
+        time.sleep(0.1)  # for the one that keeps the time from now on
+        assert agenda.looks <= before + 2

@@ -8,6 +8,7 @@ directory, or makes as many as it can below it, delays only itself.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -25,7 +26,7 @@ _BACKGROUND_TURN = 8
 """Each so many-th place is one that is not urgent, however many are."""
 
 
-_NEVER = (float("inf"), False)
+_NEVER = (math.inf, False)
 
 
 class _Session:
@@ -124,10 +125,29 @@ class _Turns:
         return self._count
 
 
+class _Waiter:
+    """A worker that waits.
+
+    Attributes:
+        lock: released to wake it.
+        until: when it wakes up by itself, by `time.monotonic`; infinite: never.
+        place: what it is woken for, in its hands already; None: it is to look for itself.
+    """
+
+    __slots__ = ("lock", "place", "until")
+
+    def __init__(self, until: float) -> None:
+        self.lock = threading.Lock()
+        self.lock.acquire()
+        self.until = until
+        self.place: Place | None = None
+
+
 class Agenda:
     """Shared by the threads that hint and the workers that look; everything below is guarded by `_turn`.
 
-    Of the workers that wait the last to come is woken: what it needs is the least forgotten by the processor.
+    Of the workers that wait the last to come is woken: what it needs is the least forgotten by the processor. One of
+    them keeps the time for all, and is woken for something else only where no other waits.
 
     Args:
         workers: how many take from it: one session never has all of them, unless there is but one.
@@ -136,7 +156,8 @@ class Agenda:
 
     def __init__(self, workers: int, session_of: Callable[[Place], str] = lambda place: place.directory) -> None:
         self._turn = threading.Lock()
-        self._idle: list[threading.Lock] = []  # each released to wake the worker that waits for it
+        self._idle: list[_Waiter] = []
+        self._timekeeper: _Waiter | None = None  # the one of them that wakes up when something is due
         self._session_of = session_of
         self._urgent = _Turns(session_of)
         self._background = _Turns(session_of)
@@ -164,7 +185,8 @@ class Agenda:
             if moment < self._due.get(place, _NEVER)[0]:
                 self._due[place] = (moment, urgent)
                 heapq.heappush(self._later, (moment, place))
-                self._wake_one()
+                if moment < self._time_is_kept_until():
+                    self._wake_one()
 
     def sign(self, show: Callable[[], None]) -> None:
         """Have the next worker that comes for a place (at once, where one is idle) call `show` first, which must not
@@ -178,10 +200,12 @@ class Agenda:
         agenda is closed."""
         with self._turn:
             while not self._closed:
-                place = self._next_now()
+                place = self._next_now() or self._wait()
                 if place is not None:
+                    # What was due with it is for others, and one of them keeps the time in our place.
+                    if self._urgent or self._background or (self._later and self._timekeeper is None):
+                        self._wake_one()
                     return place
-                self._wait(self._pause())
             return None
 
     def take_now(self) -> Place | None:
@@ -229,26 +253,40 @@ class Agenda:
         with self._turn:
             return len(self._urgent) + len(self._background) + len(self._held)
 
-    def _wait(self, timeout_s: float | None) -> None:
-        """Let go of `_turn` until somebody wakes us, or so many seconds have passed; None: for ever."""
-        waiter = threading.Lock()
-        waiter.acquire()
+    def _wait(self) -> Place | None:
+        """Let go of `_turn` until somebody wakes us, or something is due; the place that we were woken for, if any."""
+        due = self._next_due()
+        waiter = _Waiter(due if due < self._time_is_kept_until() else math.inf)
+        if waiter.until < math.inf:
+            self._timekeeper = waiter
         self._idle.append(waiter)
         self._turn.release()
         try:
-            waiter.acquire(timeout=-1.0 if timeout_s is None else min(timeout_s, threading.TIMEOUT_MAX))
+            left_s = max(0.0, waiter.until - time.monotonic())
+            waiter.lock.acquire(timeout=left_s if left_s < threading.TIMEOUT_MAX else -1.0)
         finally:
             self._turn.acquire()
             if waiter in self._idle:  # nobody has woken us
                 self._idle.remove(waiter)
+            if self._timekeeper is waiter:
+                self._timekeeper = None
+        return waiter.place
 
-    def _wake_one(self) -> None:
+    def _wake_one(self, place: Place | None = None) -> None:
         if self._idle:
-            self._idle.pop().release()
+            is_keeper = self._idle[-1] is self._timekeeper
+            waiter = self._idle.pop(-2 if is_keeper and len(self._idle) > 1 else -1)
+            waiter.place = place
+            waiter.lock.release()
 
     def _enqueue(self, place: Place, *, urgent: bool) -> None:
         if urgent:
             self._background.discard(place)
+            if self._idle and not self._urgent and self._may_have(self._session_of(place)):
+                self._due.pop(place, None)
+                self._hold(place)
+                self._wake_one(place)
+                return
             added = self._urgent.add(place)
         else:
             added = place not in self._due and self._background.add(place)
@@ -270,11 +308,17 @@ class Agenda:
                 self._taken += 1
                 self._urgent.discard(place)
                 self._background.discard(place)
-                self._held[place] = None
-                whose = self._session_of(place)
-                self._held_in[whose] = self._held_in.get(whose, 0) + 1
+                self._hold(place)
                 return place
         return None
+
+    def _may_have(self, whose: str) -> bool:
+        return self._held_in.get(whose, 0) < self._most_in_hand
+
+    def _hold(self, place: Place) -> None:
+        self._held[place] = None
+        whose = self._session_of(place)
+        self._held_in[whose] = self._held_in.get(whose, 0) + 1
 
     def _move_due(self) -> None:
         now = time.monotonic()
@@ -289,7 +333,10 @@ class Agenda:
             else:
                 (self._urgent if urgent else self._background).add(place)
 
-    def _pause(self) -> float | None:
+    def _time_is_kept_until(self) -> float:
+        return self._timekeeper.until if self._timekeeper is not None else math.inf
+
+    def _next_due(self) -> float:
         while self._later and self._due.get(self._later[0][1], _NEVER)[0] != self._later[0][0]:
             heapq.heappop(self._later)
-        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
+        return self._later[0][0] if self._later else math.inf
