@@ -142,9 +142,9 @@ def root(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture
-def tree(root: Path) -> Iterator[WatchedTree]:
-    with watching(root, LAYOUT) as watched:
+@pytest.fixture(params=[LAYOUT, None], ids=["layout", "no-layout"])
+def tree(root: Path, request: pytest.FixtureRequest) -> Iterator[WatchedTree]:
+    with watching(root, request.param) as watched:
         yield watched
 
 
@@ -218,6 +218,20 @@ def test_a_removed_session_is_forgotten(tree: WatchedTree) -> None:
         (tree.root / "g" / "a").rmdir()
         wait_until(lambda: tree.source.directories == before - 1, "the session forgotten")
         assert tree.witness.troubles == []
+
+
+def test_a_directory_removed_from_a_muted_one_is_forgotten(root: Path) -> None:
+    inner = root / "g" / "a" / "inner"
+    inner.mkdir()
+    with watching(root) as tree:
+        before = tree.source.directories
+        with storm_over(tree, "a"):
+            inner.rmdir()
+            wait_until(lambda: tree.source.directories == before - 1, "the directory forgotten")
+            inner.mkdir()
+            tree.close_journal("g/a/inner/x.db")
+            tree.wait_for_hint("g/a/inner/x.db")
+            assert tree.source.directories == before
 
 
 def test_more_journals_than_are_remembered_end_it_and_are_hinted(

@@ -87,8 +87,9 @@ class Directory:
 
     @property
     def muted_mask(self) -> int | None:
-        """The same without deletions; None where those may tell of a directory, or nothing is closed."""
-        return self.mask & ~_DELETION if self.holds and self.children is None else None
+        """The same without deletions; None where no databases are. That a directory in it has gone is told by its own
+        watch, too (IN_IGNORED)."""
+        return self.mask & ~_DELETION if self.holds else None
 
 
 _NO_CHILDREN: dict[str, Directory] = {}
