@@ -142,13 +142,13 @@ class Reader:
             [sys.executable, "-m", "tests.benchmarks.reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def await_recovery_of(self, database: Path) -> None:
-        """Have it wait for that."""
-        stdin = self._process.stdin
-        assert stdin is not None
-        stdin.write(f"{database}\n")
-        stdin.flush()
-        assert self._line() == "waits"
+    def go_to(self, database: Path) -> None:
+        """Have it be there, before a writer is."""
+        assert self._asked(str(database)) == "there"
+
+    def wait(self) -> None:
+        """Have it wait for the recovery."""
+        assert self._asked("") == "waits"
 
     def has_read(self, within_s: float) -> bool:
         """Whether it says so."""
@@ -163,6 +163,12 @@ class Reader:
         self._process.kill()
         self._process.communicate()
 
+    def _asked(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._line()
+
     def _line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
@@ -170,12 +176,13 @@ class Reader:
 
 def kill(database: Path, reader: Reader, *, by_hand: bool) -> float:
     """Milliseconds from the kill of a writer to the first good read of its database."""
+    reader.go_to(database)
     with subprocess.Popen(
         [sys.executable, "-S", "-c", WRITER, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"hot\n"
-        reader.await_recovery_of(database)
+        reader.wait()
         began = time.perf_counter()
         os.kill(writer.pid, signal.SIGKILL)
         # Until it has exited nobody may recover it: to look already would take the processor from its end.

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.reader
 
-For each path of a database on stdin: `waits` when it does, and the moment of its first good read-only read, in seconds
-of `time.perf_counter`, which is one clock for all processes (CLOCK_MONOTONIC on Linux, clock_gettime(2)).
+For each path of a database on stdin: `there` when it watches the directory, before a writer comes, for that is an event
+for whoever watches the tree; at the next line `waits` when it does; and the moment of its first good read-only read, in
+seconds of `time.perf_counter`, which is one clock for all processes (CLOCK_MONOTONIC on Linux, clock_gettime(2)).
 """
 
 from __future__ import annotations
@@ -30,23 +31,25 @@ def main() -> None:
     for line in sys.stdin:
         database = Path(line.rstrip("\n"))
         with _deletion(Path(f"{database}-journal")) as wait_for_deletion:
-            print("waits", flush=True)
-            wait_for_deletion()
+            print("there", flush=True)
+            sys.stdin.readline()
+            wait_for_deletion(lambda: print("waits", flush=True))
             while not _reads(database):
                 time.sleep(POLL_S)
             print(time.perf_counter(), flush=True)
 
 
 @contextmanager
-def _deletion(journal: Path) -> Iterator[Callable[[], None]]:
-    """What waits until the journal is deleted.
+def _deletion(journal: Path) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """What waits until the journal is deleted, and calls what it is given when it begins to.
 
     The kernel tells. To look again every 50 us would take the processor from who recovers, in three kills of ten: the
     scheduler leaves both on the one where they woke up, and each turn takes a third of the next one's time there.
     """
     if sys.platform != "linux":
 
-        def poll_for_it() -> None:
+        def poll_for_it(begins: Callable[[], None]) -> None:
+            begins()
             while os.path.lexists(journal):
                 time.sleep(POLL_S)
 
@@ -62,7 +65,9 @@ def _deletion(journal: Path) -> Iterator[Callable[[], None]]:
         events = select.poll()
         events.register(inotify.fileno(), select.POLLIN)
 
-        def wait_for_it() -> None:
+        def wait_for_it(begins: Callable[[], None]) -> None:
+            inotify.read()  # what the writer has done until now
+            begins()
             while os.path.lexists(journal):
                 events.poll()
                 inotify.read()
