@@ -139,9 +139,8 @@ def _latency(large: Path, small: Path, kills: int) -> dict[str, object]:
         turns: dict[str, Callable[[int], float]] = {
             "large": lambda number: kill(session_at(large, number) / "outbound.db", reader, by_hand=False),
             "small": lambda number: kill(session_at(small, number) / "outbound.db", reader, by_hand=False),
-            "floor": lambda number: kill(
-                small / f"floor-{number}.db", reader, by_hand=True
-            ),  # the layout has none there
+            # Where the layout has no database.
+            "floor": lambda number: kill(small / f"floor-{number}.db", reader, by_hand=True),
         }
         for number in range(kills + 2):
             for name, turn in turns.items():
