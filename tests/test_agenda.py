@@ -258,6 +258,23 @@ def test_an_idle_worker_shows_itself_at_once_and_a_busy_one_when_it_comes_back()
     assert late.is_set()
 
 
+class Counting(Agenda):
+    """Counts how often a worker has looked for something to do. One that finds nothing waits before another call comes
+    in, for it keeps the agenda's lock until it does."""
+
+    looks = 0
+
+    def _next_now(self) -> Place | None:
+        self.looks += 1
+        return super()._next_now()
+
+    def wait_for_looks(self, number: int) -> None:
+        until = time.monotonic() + 10
+        while self.looks < number:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+
+
 class Crew:
     """Workers that keep what they take until they are released."""
 
@@ -283,12 +300,13 @@ class Crew:
 
 
 def test_what_is_due_later_is_taken_in_time_though_who_waited_for_it_has_got_something_else() -> None:
-    agenda = Agenda(workers=3)
+    agenda = Counting(workers=3)
     with closing(Crew(agenda, 3)) as crew:
+        agenda.wait_for_looks(3)
         now = time.monotonic()
         agenda.add_at(B, now + 0.3)
         agenda.add_at(C, now + 0.4)
-        time.sleep(0.1)  # for the one that is woken by that, and waits until then
+        agenda.wait_for_looks(4)  # one was woken by that, and waits until then
         agenda.add(A)
         assert [crew.taken.get(timeout=5) for _ in range(3)] == [A, B, C]
 
@@ -303,9 +321,9 @@ def test_what_is_due_at_one_moment_is_taken_by_as_many_as_there_are() -> None:
 
 
 def test_workers_that_are_idle_are_not_all_given_to_one_session() -> None:
-    agenda = Agenda(workers=3)
+    agenda = Counting(workers=3)
     with closing(Crew(agenda, 3)) as crew:
-        time.sleep(0.1)  # for the three to wait
+        agenda.wait_for_looks(3)
         for name in ("1.db", "2.db", "3.db"):
             agenda.add(Place("a", name))
         agenda.add(B)
@@ -313,24 +331,14 @@ def test_workers_that_are_idle_are_not_all_given_to_one_session() -> None:
         assert agenda.waiting() == 1
 
 
-class Counting(Agenda):
-    """Counts how often a worker looks for something to do."""
-
-    looks = 0
-
-    def _next_now(self) -> Place | None:
-        self.looks += 1
-        return super()._next_now()
-
-
 def test_nobody_wakes_up_for_what_is_due_later_than_what_one_keeps_the_time_for() -> None:
     agenda = Counting(workers=3)
     with closing(Crew(agenda, 3)) as crew:
+        agenda.wait_for_looks(3)
         agenda.add_at(A, time.monotonic() + 0.3)
-        time.sleep(0.1)  # for the three to wait
-        before = agenda.looks
+        agenda.wait_for_looks(4)
         for number in range(20):
             agenda.add_at(Place(f"{number}", "x.db"), time.monotonic() + 3600)
         assert crew.taken.get(timeout=5) == A
-        time.sleep(0.1)  # for the one that keeps the time from now on
-        assert agenda.looks <= before + 2
+        agenda.wait_for_looks(4 + 2)  # it has taken that, and another one keeps the time
+        assert agenda.looks == 4 + 2

@@ -585,6 +585,14 @@ def test_nothing_is_left_open(database: Path, crashed: CrashedPair) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_nothing_is_left_open_by_a_rollback_that_was_stopped(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(narrow.Grant, "writes", lambda grant, *_: grant.refuse("stopped"))
+    with pytest.raises(RollbackError, match="stopped"):
+        rolled_back(database)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 # --- what others hear of it ---
 
 
@@ -592,31 +600,13 @@ def test_nothing_is_left_open(database: Path, crashed: CrashedPair) -> None:
 def test_who_watches_the_directory_hears_of_the_journal_only_that_it_is_gone(database: Path) -> None:
     from watcher.hints.inotify_events import In, Inotify
 
-    with closing(Inotify()) as inotify, closing_fd(os.open(database.parent, os.O_RDONLY)) as directory_fd:
+    with closing(Inotify()) as inotify:
+        directory_fd = os.open(database.parent, os.O_RDONLY)
         inotify.watch(directory_fd, In.CLOSE_WRITE | In.DELETE | In.EXCL_UNLINK)
+        os.close(directory_fd)
         rolled_back(database)
         heard = list(events_in(inotify.read()))
     assert heard == [(In.DELETE, journal_of(database).name), (In.CLOSE_WRITE, database.name)]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-@pytest.mark.parametrize("held", [True, False])
-def test_no_descriptor_is_left_behind(database: Path, held: bool) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    if held:
-        with holding(database, READERS_LOCK), pytest.raises(BusyError):
-            rolled_back(database)
-    else:
-        rolled_back(database)
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-@contextmanager
-def closing_fd(descriptor: int) -> Iterator[int]:
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def events_in(gulp: bytes) -> Iterator[tuple[int, str]]:

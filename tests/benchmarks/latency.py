@@ -151,7 +151,7 @@ class Reader:
         assert self._asked("") == "waits"
 
     def has_read(self, within_s: float) -> bool:
-        """Whether it says so."""
+        """Whether it says so. It says one line at a time."""
         assert self._process.stdout is not None
         return bool(select.select([self._process.stdout], [], [], within_s)[0])
 
@@ -170,6 +170,8 @@ class Reader:
         return self._line()
 
     def _line(self) -> str:
+        if not self.has_read(DEADLINE_S):
+            raise TimeoutError("the reader says nothing")
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 

@@ -18,6 +18,7 @@ from time import monotonic
 from watcher.hints.inotify_events import DirectoryEvent, In, Inotify, Journal
 from watcher.hints.inotify_map import Directory, Listing, WatchMap
 from watcher.hints.inotify_missing import Missing, trouble_of
+from watcher.hints.inotify_names import JournalNames
 from watcher.hints.trouble import Sink, Trouble
 from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
 
@@ -33,8 +34,6 @@ _WORKS_FOR_S = 0.02
 _STEPS_IN_A_TURN = 16
 _MOST_PAUSED = 8
 """Each holds two descriptors."""
-_MOST_NAMES = 256
-"""Of journals, whose databases are remembered: there are few, however many sessions."""
 
 Steps = Generator[None, None, None]
 
@@ -52,7 +51,7 @@ class Directories:
         self._inotify = inotify
         self._sink = sink
         self._map = WatchMap(tree, inotify)
-        self._databases: dict[bytes, str] = {}  # by the padded name of the journal; empty where it is none of ours
+        self._names = JournalNames(tree)
         self._missing = Missing()
         # Shallow ones first: who floods a session with directories does not keep other sessions waiting.
         self._due: list[tuple[int, int, Directory]] = []
@@ -88,9 +87,7 @@ class Directories:
         directory = self._map.get(wd)
         if directory is None or not directory.holds:
             return None
-        database = self._databases.get(padded_name)
-        if database is None:
-            database = self._database_of(padded_name)
+        database = self._names.database_of_event(padded_name)
         return Place(directory.path, database) if database else None
 
     def note(self, event: DirectoryEvent) -> None:
@@ -401,18 +398,6 @@ class Directories:
             self._miss(directory.parent or directory, trouble_of(error))
 
     def _hint_file(self, directory: Directory, file_name: str) -> None:
-        database = self._admitted(file_name) if directory.holds and file_name.endswith(SUFFIX) else ""
+        database = self._names.database_of(file_name) if directory.holds else ""
         if database:
             self._sink.hint(Place(directory.path, database))
-
-    def _database_of(self, padded_name: bytes) -> str:
-        if len(self._databases) >= _MOST_NAMES:
-            self._databases.clear()
-        database = self._admitted(os.fsdecode(padded_name.rstrip(b"\0")))
-        self._databases[padded_name] = database
-        return database
-
-    def _admitted(self, journal: str) -> str:
-        """The name of the database of a journal; empty where it is none of ours."""
-        database = journal.removesuffix(SUFFIX)
-        return database if database and self._tree.admits_database(database) else ""
