@@ -185,8 +185,18 @@ class TestEngine:
                 raise
 
     def remove(self, container_id: str) -> None:
-        with contextlib.suppress(docker.errors.NotFound):
-            self.api.remove_container(container_id, force=True)
+        def is_removed() -> bool:
+            try:
+                self.api.remove_container(container_id, force=True)
+            except docker.errors.NotFound:
+                pass
+            except docker.errors.APIError as error:  # Podman was about to kill it, and it has ended by itself meanwhile
+                if "container state improper" not in str(error):
+                    raise
+                return False
+            return True
+
+        until(is_removed, "the container removed")
 
     def pid(self, container_id: str) -> int:
         return int(self.api.inspect_container(container_id)["State"]["Pid"])
