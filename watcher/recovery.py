@@ -130,7 +130,7 @@ class Recovery:
         reader = self._reader(pair, look, _READER_PATIENCE_S if patient else 0.0)
         if reader is not None:
             return case.ended(Outcome.BUSY, reader, again_in_s=_READER_AGAIN_S)
-        snapshot, warnings = self._begin_snapshot(pair, look)
+        snapshot, warnings = self._begin_snapshot(pair, look, may_wait=hurried)
         if snapshot is None and self._must_have_snapshot(look):
             event, why = warnings[-1] if warnings else (Event.SNAPSHOT_SKIPPED, "recovery.snapshot is off")
             outcome = Outcome.REFUSED if event is Event.SNAPSHOT_SKIPPED else Outcome.FAILED
@@ -238,11 +238,12 @@ class Recovery:
         if self._snapshots is not None:
             self._snapshots.sync(path)
 
-    def _begin_snapshot(self, pair: Pair, look: Look) -> tuple[Snapshot | None, Warnings]:
+    def _begin_snapshot(self, pair: Pair, look: Look, *, may_wait: bool) -> tuple[Snapshot | None, Warnings]:
         if self._snapshots is None:
             return None, ()
         try:
-            return self._snapshots.begin(pair, look, at_once=self._must_have_snapshot(look)), ()
+            at_once = self._must_have_snapshot(look)
+            return self._snapshots.begin(pair, look, at_once=at_once, may_wait=may_wait), ()
         except SnapshotSkipped as error:
             return None, ((Event.SNAPSHOT_SKIPPED, str(error)),)
         except SnapshotError as error:

@@ -233,7 +233,7 @@ class Service:
         self._outward.tally.swept(swept.duration_s)
         self._vitals.last_sweep, self._vitals.swept = swept.ended, swept
         announcements.swept(swept, self._settings)
-        self._spare.look(sum(self._vitals.status().recoveries.values()))
+        self._spare.look()
         self._remember_clock()
         self._report.soon()
 

@@ -8,11 +8,12 @@ import threading
 from typing import Protocol
 
 from watcher.look import Look, LookAgainError, Pair
+from watcher.snapshot_files import Content
 from watcher.tree import UnsafeError
 
 __all__ = ["Disk", "InMemory", "Snapshot", "SnapshotError", "SnapshotSkipped"]
 
-_MOST_IN_MEMORY, _MOST_IN_MEMORY_BYTES = 500, 96 << 20
+_MOST_IN_MEMORY, _MOST_IN_MEMORY_BYTES = 500, 80 << 20
 """So many wait in memory, and so much of it, while hundreds are recovered: files take longer to make than a
 rollback, and a host waits for the one but not for the other."""
 
@@ -33,7 +34,7 @@ class SnapshotSkipped(SnapshotError):  # noqa: N818 - a rule, not a failure
 class Disk(Protocol):
     """Where snapshots are kept."""
 
-    def take(self, pair: Pair, look: Look, *, database: bytes | None = None, journal_fd: int | None = None) -> str:
+    def take(self, pair: Pair, look: Look, *, database: Content | None = None, journal_fd: int | None = None) -> str:
         """Copy the pair to the disk, from these where it may be held no more, and return the snapshot's path.
 
         Raises:
@@ -84,7 +85,7 @@ class Snapshot:
     """
 
     def __init__(
-        self, disk: Disk, memory: InMemory, pair: Pair, look: Look, *, path: str | None, database: bytes
+        self, disk: Disk, memory: InMemory, pair: Pair, look: Look, *, path: str | None, database: Content
     ) -> None:
         self._disk = disk
         self._memory = memory
@@ -122,6 +123,7 @@ class Snapshot:
                 )
             finally:
                 self._attach()
+            self._database = b""
         return self._path
 
     def _attach(self) -> None:

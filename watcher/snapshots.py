@@ -24,7 +24,7 @@ from watcher.names import printable
 from watcher.records.state_dir import StateDir, StateError
 from watcher.settings import SnapshotSettings
 from watcher.snapshot import InMemory, Snapshot, SnapshotError, SnapshotSkipped
-from watcher.snapshot_files import copy_file, write_file
+from watcher.snapshot_files import Content, copy_file, read_file, write_file
 from watcher.snapshot_index import CORRUPT, Index, Kept, Shelf
 from watcher.tree import UnsafeError
 
@@ -73,12 +73,13 @@ class Snapshots:
             return str(skipped)
         return None
 
-    def begin(self, pair: Pair, look: Look, *, at_once: bool) -> Snapshot:
+    def begin(self, pair: Pair, look: Look, *, at_once: bool, may_wait: bool = False) -> Snapshot:
         """Copy the pair, so that nothing which happens to it from now on is in the copy.
 
         Args:
             look: the pair's last.
             at_once: have it on the disk before this returns.
+            may_wait: what is in memory may stay there when the pair is let go, beside hundreds of others.
 
         Raises:
             SnapshotSkipped: the settings allow none of its size.
@@ -89,14 +90,12 @@ class Snapshots:
             return Snapshot(self, self._in_memory, pair, look, path=self.take(pair, look), database=b"")
         self._check_size(_size_bytes(look))
         try:
-            database = os.pread(pair.database_reader(), look.database.size_bytes, 0)
+            database = read_file(pair.database_reader(), look.database.size_bytes, apart=may_wait)
         except (OSError, LookAgainError, UnsafeError) as error:
             raise self._failed(error) from error
-        if len(database) < look.database.size_bytes:
-            raise self._failed(LookAgainError("it became shorter while it was copied"))
         return Snapshot(self, self._in_memory, pair, look, path=None, database=database)
 
-    def take(self, pair: Pair, look: Look, *, database: bytes | None = None, journal_fd: int | None = None) -> str:
+    def take(self, pair: Pair, look: Look, *, database: Content | None = None, journal_fd: int | None = None) -> str:
         """Copy the pair to the disk. No SQLite connection of this process is on its database.
 
         Args:
