@@ -24,6 +24,8 @@ __all__ = ["Aftercare"]
 
 _MOST_WAITING = 10_000
 _GIVES_WAY_S, _LOOKS_S = 5.0, 0.1
+_LINGERS_S = 5.0
+"""For what a worker that is at its last recovery still brings, when there is nothing to come after that."""
 _APART_S = 1.0
 """After all that waited was done: what comes meanwhile is done in one go, and does not wake the thread each time."""
 
@@ -44,6 +46,8 @@ class Aftercare:
         self._unsynced: list[tuple[str, str]] = []  # snapshot and its database; under _guard
         self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._is_retired = False  # written once, like the next one
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="aftercare", daemon=True)
 
     def start(self) -> None:
@@ -55,10 +59,19 @@ class Aftercare:
         self._waiting.put(None)
         self._thread.join(deadline_s)
 
+    def retire(self) -> None:
+        """Nothing more is recovered here, and another takes this one's place: what waits is done all the same, and then
+        the thread ends. Never waits."""
+        self._is_retired = True
+        self._waiting.put((time.monotonic(), lambda: None))  # who waits without an end is to see it
+
     def add(self, place: Place, record: Record) -> None:
         """A database was recovered, or came out corrupt. Never waits: of a storm the last are left out, and said."""
         if max(self._waiting.qsize(), len(self._unsynced)) >= _MOST_WAITING:
             self._reports.unverified(place, record, "too many recoveries at once")
+            return
+        if self._has_ended:
+            self._reports.unverified(place, record, "it took longer than a reload waits")
             return
         if record.snapshot is not None:
             self._sync_soon(record.snapshot, record.database)
@@ -75,7 +88,7 @@ class Aftercare:
         return not self._stopping.is_set()
 
     def _run(self) -> None:
-        while (waiting := self._waiting.get()) is not None and self.goes_on:
+        while (waiting := self._next()) is not None and self.goes_on:
             since, task = waiting
             self._give_way(since + _GIVES_WAY_S)
             try:
@@ -84,6 +97,14 @@ class Aftercare:
                 logger.exception("what comes after a recovery failed")
             if self._waiting.empty():
                 self._stopping.wait(_APART_S)
+        self._has_ended = True
+
+    def _next(self) -> tuple[float, Callable[[], None]] | None:
+        """None where nothing comes any more."""
+        try:
+            return self._waiting.get(timeout=_LINGERS_S if self._is_retired else None)
+        except queue.Empty:
+            return None
 
     def _give_way(self, until: float) -> None:
         """A flood that never ends delays each by the same, and not one by the other."""

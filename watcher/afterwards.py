@@ -26,6 +26,7 @@ class Afterwards:
 
     def __init__(self, busy: Callable[[], bool]) -> None:
         self._busy = busy
+        self._order = threading.Lock()
         self._waiting: queue.SimpleQueue[tuple[float, Callable[[], None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="afterwards", daemon=True)
@@ -34,16 +35,19 @@ class Afterwards:
         self._thread.start()
 
     def stop(self, deadline_s: float) -> None:
-        """Do what is left, and end."""
-        self._stopping.set()
-        self._waiting.put(None)
+        """Do what is left, and end. What comes after that is done by who brings it."""
+        with self._order:
+            self._stopping.set()
+            self._waiting.put(None)
         self._thread.join(deadline_s)
 
     def do(self, task: Callable[[], None]) -> None:
-        """Do it afterwards; in the calling thread where too much waits already."""
-        if self._waiting.qsize() < _MOST_WAITING:
-            self._waiting.put((time.monotonic(), task))
-        else:
+        """Do it afterwards; in the calling thread where too much waits already, or nothing is done here any more."""
+        with self._order:
+            waits = self._waiting.qsize() < _MOST_WAITING and not self._stopping.is_set()
+            if waits:
+                self._waiting.put((time.monotonic(), task))
+        if not waits:
             task()
 
     def _run(self) -> None:

@@ -6,6 +6,8 @@ import os
 from dataclasses import replace
 from ipaddress import ip_address
 
+from watcher.advice import in_words
+from watcher.hints.survey import UnreadError
 from watcher.hints.sweep import Swept
 from watcher.hints.trouble import Trouble
 from watcher.names import counted, printable
@@ -16,7 +18,17 @@ from watcher.records.status import Status, Watch
 from watcher.settings import Settings
 from watcher.version import VERSION
 
-__all__ = ["of_trouble", "page_address", "read_only", "sentence", "started", "state", "swept", "waiting_for_root"]
+__all__ = [
+    "of_sweep",
+    "of_trouble",
+    "page_address",
+    "read_only",
+    "sentence",
+    "started",
+    "state",
+    "swept",
+    "waiting_for_root",
+]
 
 _MOST_JOURNALS = 100
 _SHORTAGES = {
@@ -84,6 +96,17 @@ def swept(sweep: Swept, settings: Settings) -> None:
         journals=sweep.journals,
         duration_ms=round(sweep.duration_s * 1000, 1),
     )
+
+
+def of_sweep(error: OSError, settings: Settings) -> tuple[Event, str]:
+    """The event and the message of a sweep that has not seen the whole tree."""
+    sweep = f"the sweep of {printable(settings.tree.root)}"
+    words = in_words(error)
+    if isinstance(error, UnreadError):
+        message = f"{sweep} could not read {printable(error.filename)}: {words}; the next one tries again"
+    else:
+        message = f"{sweep} ended early: {words}; the next one begins anew"
+    return Event.WATCH_LIMIT, message
 
 
 def waiting_for_root(settings: Settings) -> str:

@@ -8,6 +8,7 @@ growing beyond what the job allows (RLIMIT_FSIZE; Python ignores SIGXFSZ, so tha
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -21,16 +22,19 @@ from typing import Any
 
 import apsw
 
-from watcher.met import Gone, UnsafeError
+from watcher.met import SUFFIX, Gone, UnsafeError, let_go
 from watcher.pinned import Pinned
 from watcher.rollback import BusyError, CorruptError, Job, RollbackError, Rolled, perform
 from watcher.unix_vfs import let_write
 
-__all__ = ["TOO_LATE", "await_ready", "main", "receive", "send"]
+__all__ = ["LONGEST_PATH", "TOO_LATE", "await_ready", "main", "receive", "send"]
 
 TOO_LATE = "it was not taken up in time; it is judged again"
 _MOST_BYTES = 1 << 16
-"""Of a message: a path has at most PATH_MAX bytes, and words are clipped."""
+LONGEST_PATH = 10_000
+"""In characters, each of which may become six bytes of a message. Below a layout no path is as long; without one a
+session may make one of sixteen times that."""
+_DESCRIPTORS = 3
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _WRITE_FAILED = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE}
 _KINDS = {"busy": BusyError, "corrupt": CorruptError, "failed": RollbackError}
@@ -43,6 +47,7 @@ def send(channel: socket.socket, job: Job, until: float) -> None:
     """Give a job to the process at the other end, which does one after the other and answers each before the next.
 
     Args:
+        job: its path is no longer than `LONGEST_PATH`.
         until: by time.monotonic, which on Linux is the same in all processes: taken up later than that, it is busy.
 
     Raises:
@@ -154,10 +159,10 @@ def _one_for_each(channels: list[int]) -> int:
 def _serve(channel: socket.socket) -> None:
     _say_ready(channel)
     while True:
-        message, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
+        message, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
-        channel.send(json.dumps(_answer(json.loads(message), *descriptors)).encode())
+        channel.send(json.dumps(_answer(json.loads(message), descriptors)).encode())
 
 
 def _say_ready(channel: socket.socket) -> None:
@@ -171,15 +176,19 @@ def _say_ready(channel: socket.socket) -> None:
     os.close(pidfd)
 
 
-def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: int) -> _Answer:
+def _answer(asked: list[Any], descriptors: list[int]) -> _Answer:
     until, path, most_bytes, *others = asked
     name = os.path.basename(path)
     try:
         with ExitStack() as closing:
-            closing.callback(os.close, directory_fd)
-            database = Pinned(name, "the database", directory_fd, fd=database_fd)
+            if len(descriptors) < _DESCRIPTORS:  # the kernel leaves out those for which there is no room (unix(7))
+                for each in descriptors:
+                    closing.callback(let_go, each)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            directory_fd, *files = descriptors
+            closing.callback(let_go, directory_fd)
+            database, journal = _pinned(name, directory_fd, *files)
             closing.callback(database.close)
-            journal = Pinned(f"{name}-journal", "the journal", directory_fd, fd=journal_fd)
             closing.callback(journal.close)
             if time.monotonic() > until:
                 raise BusyError(TOO_LATE)
@@ -198,6 +207,20 @@ def _answer(asked: list[Any], directory_fd: int, database_fd: int, journal_fd: i
         return {"defect": f"{type(error).__name__}: {error}"}
     unread = None if rolled.unread is None else _told(rolled.unread)
     return {"rolled": [*rolled[:4], unread, rolled.found_deleted]}
+
+
+def _pinned(name: str, directory_fd: int, database_fd: int, journal_fd: int) -> tuple[Pinned, Pinned]:
+    """Both descriptors are closed where one of the two files is nothing that we may touch."""
+    try:
+        database = Pinned(name, "the database", directory_fd, fd=database_fd)
+    except BaseException:
+        let_go(journal_fd)
+        raise
+    try:
+        return database, Pinned(f"{name}{SUFFIX}", "the journal", directory_fd, fd=journal_fd)
+    except BaseException:
+        database.close()
+        raise
 
 
 def _bound(most_bytes: int) -> bool:

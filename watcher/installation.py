@@ -150,6 +150,7 @@ class Installation:
             on_back=self._engine_back,
             judged=tally.judged,
         )
+        self._is_stopping = False
         self._engine_answers = True  # written by whichever thread has asked the engine
         self._changed = changed
         self.reports = Reports(keep, tally.found, self.rooms.tree.session_of)
@@ -206,19 +207,23 @@ class Installation:
 
     def _warn_of_rights(self) -> None:
         try:
-            found = unwritable(self.rooms.tree, lambda: self._aftercare.goes_on)
+            found = unwritable(self.rooms.tree, lambda: self._aftercare.goes_on and not self._is_stopping)
         except OSError:
             return  # told by the sweep
         if found.any:
             log.tell(Event.NOT_WRITABLE, f"{found.told()}; those cannot be recovered, see journal-watcher check")
 
-    def stop(self, deadline_s: float) -> bool:
+    def stop(self, deadline_s: float, *, is_replaced: bool = False) -> bool:
         """End every thread, and leave behind what takes longer than that: a dead file system may hold any of them.
+
+        Args:
+            is_replaced: by another installation, in this process, which goes on: what comes after a recovery is done.
 
         Returns:
             False where a worker is still at a journal: what it does is SQLite's rollback, which may end at any moment.
         """
         until = time.monotonic() + deadline_s
+        self._is_stopping = True
 
         def left_s() -> float:
             return max(0.0, until - time.monotonic())
@@ -230,7 +235,10 @@ class Installation:
         self.rooms.owner.close()  # first, so that no worker waits for a program or an engine that hangs
         ended = self.reconciler.stop(max(0.0, left_s() - _AFTERWARDS_S))
         self._afterwards.stop(max(_AFTERWARDS_S, left_s()))
-        self._aftercare.stop(min(1.0, left_s()))
+        if is_replaced:
+            self._aftercare.retire()
+        else:
+            self._aftercare.stop(min(1.0, left_s()))
         return ended
 
     def watch(self) -> None:

@@ -18,6 +18,7 @@ from watcher.authorship import may_have_written
 from watcher.claims import Claims
 from watcher.filesystem import FileSystem, file_system_of
 from watcher.journal import Contents, JournalState
+from watcher.met import let_go
 from watcher.names import clipped, printable
 from watcher.pinned import FileIdentity, LookAgainError, Pinned
 from watcher.tree import Gone, Place, Tree, UnsafeError
@@ -115,7 +116,7 @@ class Pair:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._release()
-        os.close(self.directory_fd)
+        let_go(self.directory_fd)
 
     def file_system(self) -> FileSystem:
         """The file system that the pair is on."""

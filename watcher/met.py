@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
-__all__ = ["O_PATH", "SUFFIX", "Gone", "UnsafeError", "kind_of"]
+__all__ = ["O_PATH", "SUFFIX", "Gone", "UnsafeError", "kind_of", "let_go"]
 
 SUFFIX = "-journal"
 """What SQLite appends to a database's name for its rollback journal."""
@@ -22,6 +23,14 @@ class Gone(Exception):  # noqa: N818 - the normal course of things, not an error
 
 class UnsafeError(Exception):
     """What is there is nothing that we may touch (DESIGN.md, section 6). The message says what it is."""
+
+
+def let_go(descriptor: int) -> None:
+    """Close a descriptor by which nothing of ours was written. It is closed whatever close(2) says (its BUGS section),
+    and what a file system in user space says of a flush is about the writes of others: nobody here could do anything
+    about it, and what comes after the close must not be left out."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def kind_of(mode: int) -> str:

@@ -24,7 +24,7 @@ from typing import NamedTuple, NoReturn
 import apsw
 
 from watcher import denials
-from watcher.met import SUFFIX
+from watcher.met import SUFFIX, let_go
 from watcher.names import printable
 from watcher.pinned import Pinned
 from watcher.rights import rights_of
@@ -176,7 +176,7 @@ class Grant:
     def let_go(self) -> None:
         """SQLite is through with both files."""
         if self.kept_open >= 0:
-            os.close(self.kept_open)
+            let_go(self.kept_open)
             self.kept_open = -1
 
     def sees(self, path: bytes) -> bool:

@@ -12,7 +12,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from watcher.met import O_PATH, Gone, UnsafeError, kind_of
+from watcher.met import O_PATH, Gone, UnsafeError, kind_of, let_go
 from watcher.names import printable
 
 __all__ = ["FileIdentity", "LookAgainError", "Pinned"]
@@ -104,8 +104,8 @@ class Pinned:
     def close(self) -> None:
         """No SQLite connection of this process may be on the file: its locks would be lost (fcntl(2))."""
         if self._reader >= 0:
-            os.close(self._reader)
-        os.close(self.fd)
+            let_go(self._reader)
+        let_go(self.fd)
 
     def is_named(self) -> bool:
         """Whether the name still stands for this file, and no other name does."""
@@ -132,7 +132,7 @@ class Pinned:
             return os.open(f"/proc/self/fd/{self.fd}", flags & ~os.O_NOFOLLOW)
         descriptor = os.open(self._name, flags | os.O_NOFOLLOW, dir_fd=self._directory_fd)
         if not os.path.samestat(os.fstat(descriptor), self.status):
-            os.close(descriptor)
+            let_go(descriptor)
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return descriptor
 

@@ -188,8 +188,8 @@ class Reconciler:
                 yield from self._follow(pair, finding, known, since)
         except Gone:
             self._forget(place)
-        except LookAgainError:
-            self._look_again_soon(place)
+        except LookAgainError as error:
+            self._look_again_soon(place, error)
         except UnsafeError as error:
             finding = self._examiner.unreachable(place, str(error))
             self._refuse(finding, self._remember(finding))
@@ -317,9 +317,14 @@ class Reconciler:
             case _:
                 return None
 
-    def _look_again_soon(self, place: Place) -> None:
-        looks = self._remembered.look_again(place)
-        self._agenda.add_at(place, time.monotonic() + min(_SOON_S * 2.0 ** min(looks, 10), _BUSY_MOST_S))
+    def _look_again_soon(self, place: Place, error: LookAgainError) -> None:
+        """It changes under our eyes, which ends in a moment; or somebody keeps it from us, for as long as he likes."""
+        looks, for_s = self._remembered.look_again(place)
+        most_s = _BUSY_MOST_S
+        if for_s >= self._watch.hold_warning:
+            self._reports.unseen(place, self._looker.tree.path(place), str(error), for_s)
+            most_s = _HOLD_MOST_S
+        self._agenda.add_at(place, time.monotonic() + min(_SOON_S * 2.0 ** min(looks, 20), most_s), urgent=looks < _ROW)
 
     # --- what is remembered ---
 

@@ -67,11 +67,13 @@ class Remembered:
         self._lock = threading.Lock()
         self._known: dict[Place, Known] = {}  # guarded by _lock, like the next one
         self._refused_in: Counter[str] = Counter()  # how many of them are refused, by session
+        self._restless: dict[Place, tuple[float, int]] = {}  # since when, and how often in a row; guarded, too
 
     def note(self, finding: Finding) -> tuple[Known, News]:
         """Remember a finding, where there is room for it."""
         now = time.monotonic()
         with self._lock:
+            self._restless.pop(finding.place, None)
             known = self._known.get(finding.place)
             if known is not None and _same(known.finding, finding):
                 known.finding = finding
@@ -95,19 +97,26 @@ class Remembered:
     def forget(self, place: Place) -> Known | None:
         """What was remembered of a place, which is not any more."""
         with self._lock:
+            self._restless.pop(place, None)
             known = self._known.pop(place, None)
             if known is not None:
                 self._count_refused(known.finding, -1)
         return known
 
-    def look_again(self, place: Place) -> int:
-        """A look that came to nothing: how many there were in a row; 0 where nothing is remembered."""
+    def look_again(self, place: Place) -> tuple[int, float]:
+        """A look that came to nothing.
+
+        Returns:
+            How many there were in a row, and for how long, seconds.
+        """
+        now = time.monotonic()
         with self._lock:
-            known = self._known.get(place)
-            if known is None:
-                return 0
-            known.looks += 1
-            return known.looks
+            since, looks = self._restless.get(place, (now, 0))
+            if len(self._restless) < _MOST_REMEMBERED or looks:
+                self._restless[place] = since, looks + 1
+            else:  # of so many none is urgent
+                looks = _MOST_REMEMBERED
+            return looks, now - since
 
     def begin_series(self, known: Known, moments: tuple[float, ...]) -> None:
         """Something may have changed for it: the pauses between the looks begin anew.

@@ -107,6 +107,17 @@ class Reports:
             evidence=_evidence(record.owner or finding.judgement),
         )
 
+    def unseen(self, place: Place, path: str, why: str, for_s: float) -> None:
+        """No look at it has come to anything for so long. Told by session, which may have thousands of them."""
+        left_out = self._repeats.allow((Event.WAITING, self._session_of(place)), None, time.monotonic())
+        if left_out is not None:
+            log.tell(
+                Event.WAITING,
+                f"{_name(place)}: for {_rounded(for_s)} nothing could be said of its journal: {why}; it is looked"
+                f" at again. A process that holds a lease on it does that: lslocks names it{_left_out(left_out)}",
+                database=path,
+            )
+
     def held(self, finding: Finding, for_s: float, again_s: float) -> None:
         """Nobody can say whether the owner has exited."""
         left_out = self._repeats.allow((Event.HELD, finding.place), finding.change(), time.monotonic())

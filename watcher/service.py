@@ -46,7 +46,7 @@ from watcher.watchdog import Watchdog
 __all__ = ["Service", "StartError"]
 
 _STOPS_WITHIN_S = 3.5
-_RELOADS_WITHIN_S = 0.5
+_RELOADS_WITHIN_S = 1.0
 """A rollback that takes longer ends beside the new installation."""
 
 
@@ -177,8 +177,8 @@ class Service:
         self._outward.recorded(record, change)
         self._history.add(record, change)
 
-    def _stop_installation(self, deadline_s: float) -> None:
-        self._installation.stop(deadline_s)
+    def _stop_installation(self, deadline_s: float, *, is_replaced: bool = False) -> None:
+        self._installation.stop(deadline_s, is_replaced=is_replaced)
 
     # --- one thing after another ---
 
@@ -221,10 +221,8 @@ class Service:
             self._root.lose(self._installation, in_words(swept.error))
             return
         if swept.error is not None:
-            root = printable(self._settings.tree.root)
-            message = f"the sweep of {root} ended early: {in_words(swept.error)}; the next one begins anew"
-            self._warn(Event.WATCH_LIMIT, message, swept.error.errno)
-        elif self._root.is_replaced(self._settings.tree.root):
+            self._warn(*announcements.of_sweep(swept.error, self._settings), swept.error.errno)
+        if self._root.is_replaced(self._settings.tree.root):
             self._root.lose(self._installation, "another directory has taken its place")
             return
         if self._vitals.last_sweep is None:
@@ -307,7 +305,7 @@ class Service:
             root: the lock of its root, where that is there.
         """
         before = self._settings
-        self._stop_installation(_RELOADS_WITHIN_S)
+        self._stop_installation(_RELOADS_WITHIN_S, is_replaced=True)
         pass_over_nothing()
         self._forget_what_was_said()
         if after.tree.root != before.tree.root:

@@ -58,13 +58,13 @@ class Shift(Generic[_Whose]):
         return sum(len(row) for _, row in self._at_it.values())
 
     def begin(self, job: Job, whose: _Whose) -> bool:
-        """Have it done. False where it is to be done here: none is free, or it is too large.
+        """Have it done. False where it is to be done here: none is free, it is too large, or its path is too long.
 
         Args:
             job: was judged right now.
             whose: comes back with its end.
         """
-        if job.most_bytes > _MOST_BYTES:
+        if job.most_bytes > _MOST_BYTES or len(job.path) > hand.LONGEST_PATH:
             return False
         helper = self._crew.take()
         if helper is None:

@@ -8,6 +8,7 @@ import threading
 from typing import Protocol
 
 from watcher.look import Look, LookAgainError, Pair
+from watcher.met import let_go
 from watcher.snapshot_files import Content
 from watcher.tree import UnsafeError
 
@@ -128,7 +129,7 @@ class Snapshot:
 
     def _attach(self) -> None:
         if self._journal_fd is not None:
-            os.close(self._journal_fd)
+            let_go(self._journal_fd)
             self._journal_fd = None
             self._memory.remove(self._size_bytes)
 

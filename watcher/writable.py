@@ -157,8 +157,8 @@ def is_database(name: str, at: int) -> bool:
     except (LookAgainError, OSError):
         return False
     finally:
-        claims.release()
         pinned.close()
+        claims.release()
 
 
 def user_of(uid: int) -> str:

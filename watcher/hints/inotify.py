@@ -65,6 +65,8 @@ _STEPS = 64
 """Directories that are settled between two reads: under a millisecond."""
 _OVERFLOW_PAUSE_S = 1.0
 """Between two rebuilds, where the queue overflows again and again."""
+_DUE_MS = 1.0
+"""Added to each timer, so that it is over when poll(2) comes back, which takes whole milliseconds."""
 
 
 class InotifyEmitter(HintEmitter):
@@ -79,7 +81,12 @@ class InotifyEmitter(HintEmitter):
         """
         super().__init__(event_queue, watch, tree=tree, sink=sink, **options)
         self.name = "watch-inotify"
-        self._inotify = Inotify()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self._inotify = Inotify()
+        except OSError:
+            os.close(self._wake)
+            raise
         self._watches = Directories(tree, self._inotify, sink)
         self._closed: Closed = {}
         self._muting = Muting(self._watches, self._closed)
@@ -91,7 +98,6 @@ class InotifyEmitter(HintEmitter):
         self._yields_from = 0.0
         self._overflowed = False
         self._verify_at = 0.0
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_lock = threading.Lock()
         self._poll = select.poll()
         self._poll.register(self._inotify.fileno(), select.POLLIN)
@@ -139,6 +145,10 @@ class InotifyEmitter(HintEmitter):
         wakes, since = 0, time.monotonic()
         timeout_ms, yields = self._milliseconds_to_a_timer(since), since >= self._yields_from
         while True:
+            if timeout_ms is not None:  # whoever writes without a pause keeps no timer from its moment
+                timeout_ms = self._milliseconds_to_a_timer(time.monotonic())
+                if timeout_ms is None or timeout_ms <= _DUE_MS:
+                    return []
             poll(timeout_ms)
             if yields:  # our waking up may have interrupted the writer between its close and its delete
                 if (wakes + 1) % _TIMED:
@@ -200,7 +210,7 @@ class InotifyEmitter(HintEmitter):
         """None, for ever, unless something is missing or an overflow was answered a moment ago."""
         timers = [self._watches.retry_at, self._verify_at if self._overflowed else None]
         due = min((timer for timer in timers if timer is not None), default=None)
-        return None if due is None else max(0.0, due - now) * 1000 + 1
+        return None if due is None else max(0.0, due - now) * 1000 + _DUE_MS
 
     def _pause(self) -> None:
         """Let events gather, or a close's delete come; not while there is other work, or the queue is filling up."""

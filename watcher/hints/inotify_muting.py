@@ -98,6 +98,8 @@ class Muting:
             self._unmute(again, turn)
 
     def _mute_the_loud(self, turn: int) -> None:
+        if not self._muted:  # else it is over at once where the last storm has ended in a calm
+            self._calm = 0
         loud = [wd for wd, reads in self._loud.items() if reads >= _LOUD_IN and self._spared.get(wd, 0) <= turn]
         self._muted.update([wd for wd in loud[:_MOST_AT_ONCE] if self._watches.mute(wd)])
         self._forget()

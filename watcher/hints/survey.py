@@ -9,6 +9,7 @@ a session's directory is not looked at at all: each journal is asked for by its 
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -21,13 +22,18 @@ from watcher.filesystem import file_system_of
 from watcher.look import FileIdentity
 from watcher.tree import MAX_DEPTH, SUFFIX, Gone, Place, Tree, UnsafeError, enter_one, stands_for_journal
 
-__all__ = ["Survey"]
+__all__ = ["Survey", "UnreadError"]
 
 _TICK_NS = 3_000_000_000
 """Longer than the clock of any file system's times (FAT: 2 s)."""
 _NEVER = -1
+_USED_UP = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _MOST_COLD = 200_000
 _MOST_SHARED, _MOST_KNOWN = 4, 256
+
+
+class UnreadError(OSError):
+    """A directory that is there and could not be read; its path is the `filename`."""
 
 
 class _Node:
@@ -56,6 +62,7 @@ class Survey:
         self._top = _Node()
         self._device = -1
         self._is_local = False
+        self._unread: UnreadError | None = None  # the first of this walk
         self._names = tuple(f"{name}{SUFFIX}" for name in tree.literal_names())
         self._asked_at = tree.layout.depth - 1 if tree.layout is not None and self._names else -1
         self._known_journals: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -82,12 +89,15 @@ class Survey:
     def journals(self) -> Iterator[Place]:
         """Every journal of the tree, those left out that are known to be cold.
 
-        What vanishes or may not be entered during the walk is passed over: it is met again at the next.
+        What vanishes or may not be entered during the walk is passed over: it is met again at the next. So is a
+        directory that the file system cannot read, which is told at the end.
 
         Raises:
             RootMissingError: the root is not there.
+            UnreadError: after all the others, of the first directory that could not be read.
             OSError: we have run out of descriptors, or the file system fails.
         """
+        self._unread = None
         root = self._tree.open_root()
         try:
             status = os.fstat(root)
@@ -100,6 +110,8 @@ class Survey:
             yield from self._below(self._top, root, "", 0)
         finally:
             os.close(root)
+        if self._unread is not None:
+            raise self._unread
 
     def _below(self, node: _Node, descriptor: int, directory: str, depth: int) -> Iterator[Place]:
         """The journals of a directory that was just listed or is unchanged, and of those below it."""
@@ -110,16 +122,28 @@ class Survey:
         for name, child in list((node.children or {}).items()):
             try:
                 status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-            except OSError:
-                child.mtime_ns = _NEVER
+            except OSError as error:
+                self._pass_over(child, _joined(directory, name), error)
                 continue
             unchanged = self._is_unchanged(child, status)
             if unchanged and not child.children and not child.asked:
                 if child.journals:
                     yield from self._warm(child.journals, descriptor, _joined(directory, name), f"{name}/")
                 continue
-            with suppress(Gone, UnsafeError, PermissionError):
-                yield from self._enter(child, name, descriptor, _joined(directory, name), depth + 1, unchanged)
+            below = _joined(directory, name)
+            try:
+                yield from self._enter(child, name, descriptor, below, depth + 1, unchanged)
+            except (Gone, UnsafeError):
+                pass
+            except OSError as error:
+                if error.errno in _USED_UP:
+                    raise
+                self._pass_over(child, below, error)
+
+    def _pass_over(self, child: _Node, directory: str, error: OSError) -> None:
+        child.mtime_ns = _NEVER
+        if self._unread is None and not isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError):
+            self._unread = UnreadError(error.errno, error.strerror, os.path.join(self._tree.root, directory))
 
     def _by_name(self, node: _Node, descriptor: int, directory: str) -> Iterator[Place]:
         """The journals of sessions: a call of faccessat2(2) each, which costs half of an lstat, and a little less where

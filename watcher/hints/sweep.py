@@ -24,7 +24,8 @@ class Swept:
         ended: when, in UTC.
         duration_s: seconds.
         journals: how many it met.
-        error: why it ended early; None where it did not.
+        error: why it ended early, or which directory it could not read (:class:`~watcher.hints.survey.UnreadError`);
+            None where it has seen everything.
     """
 
     ended: datetime
