@@ -91,6 +91,22 @@ def test_snapshots_that_wait_go_to_the_disk_together(host: Host, monkeypatch: py
     assert told == [(what, f"/snapshots/{number}") for what in ("begun", "synced") for number in range(3)]
 
 
+def test_what_waits_is_done_though_another_takes_its_place(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aftercare, "_LINGERS_S", 0.2)
+    before, done, quiet = set(threading.enumerate()), threading.Semaphore(0), threading.Event()
+    with at_work(host, lambda: not quiet.is_set()) as care:
+        (thread,) = set(threading.enumerate()) - before
+        for _ in range(3):
+            care.add_task(done.release)
+        care.retire()
+        care.add_task(done.release)  # by a worker that was at its last
+        quiet.set()
+        for _ in range(4):
+            assert done.acquire(timeout=10)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_it_ends_at_once_whatever_it_gives_way_to(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aftercare, "_GIVES_WAY_S", 60.0)
     with at_work(host, lambda: True) as care:

@@ -68,6 +68,13 @@ def test_where_too_much_waits_it_is_done_at_once(afterwards: Afterwards, monkeyp
     assert done == [threading.current_thread().name]
 
 
+def test_what_comes_after_the_end_is_done_by_who_brings_it(afterwards: Afterwards) -> None:
+    afterwards.stop(10)
+    done: list[str] = []
+    afterwards.do(lambda: done.append(threading.current_thread().name))
+    assert done == [threading.current_thread().name]
+
+
 def test_one_that_fails_is_told_and_keeps_nothing_up(afterwards: Afterwards, rush: Rush) -> None:
     def fail() -> None:
         raise RuntimeError

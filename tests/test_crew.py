@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -274,6 +275,44 @@ def test_a_large_database_is_not_for_them(crew: Crew, database: Path, monkeypatc
     monkeypatch.setattr(shift_module, "_MOST_BYTES", 1000)
     with looked_at(database) as (pair, look):
         assert not Shift[None](crew).begin(Job.of(pair, look, busy_timeout_s=0.01), None)
+
+
+def test_a_path_that_is_too_long_to_be_told_is_not_for_them(crew: Crew, database: Path) -> None:
+    with looked_at(database) as (pair, look):
+        job = Job.of(pair, look, busy_timeout_s=0.01)
+        for length, is_for_them in ((9_990, True), (10_000, False)):
+            path = "/" + length * "\udcff" + ".db"
+            shift: Shift[None] = Shift(crew)
+            assert shift.begin(job._replace(path=path), None) is is_for_them
+            if is_for_them:
+                ((_, outcome),) = shift.ended()
+                assert isinstance(outcome, RollbackError)
+    assert len(crew.processes()) == 1
+
+
+def test_one_that_has_no_room_for_descriptors_says_so_and_goes_on(crew: Crew, database: Path) -> None:
+    (pid,) = crew.processes()
+    soft_and_hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    used = {int(each) for each in os.listdir(f"/proc/{pid}/fd")}
+    free = [number for number in range(max(used) + 4) if number not in used]
+    for room in (0, 1, 2):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[room], soft_and_hard[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            done_by(crew, database)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, soft_and_hard)
+    assert {int(each) for each in os.listdir(f"/proc/{pid}/fd")} == used
+    assert done_by(crew, database).found_something
+
+
+def test_of_a_session_that_is_removed_they_keep_nothing(crew: Crew, database: Path) -> None:
+    (pid,) = crew.processes()
+    used = len(os.listdir(f"/proc/{pid}/fd"))
+    with looked_at(database) as (pair, look):
+        job = Job.of(pair, look, busy_timeout_s=0.01)
+        shutil.rmtree(database.parent)
+        with pytest.raises(BusyError):
+            answered(crew, job)
+    assert len(os.listdir(f"/proc/{pid}/fd")) == used
 
 
 def test_where_all_are_at_it_the_next_one_is_not_for_them(crew: Crew, tree: Path, crashed: CrashedPair) -> None:

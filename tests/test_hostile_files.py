@@ -15,11 +15,13 @@ import pytest
 
 from tests.hostile import Host, only_rolled_back, unchanged
 from tests.pairs import MAGIC, Shape, super_trailer
-from tests.writers import CrashedPair, journal_of
+from tests.running import Runner
+from tests.writers import STANDARD_LIBRARY_ALONE, CrashedPair, journal_of
 from watcher.advice import by_hand
 from watcher.decision import Decision
 from watcher.journal import JournalState
 from watcher.records.record import Outcome
+from watcher.remembered import Remembered
 from watcher.rollback import Job, RollbackError, roll_back
 from watcher.tree import Place
 
@@ -329,3 +331,36 @@ def test_a_write_ahead_log_beside_it_is_not_replayed(host: Host) -> None:
 
 def test_the_sqlite_in_use_is_the_one_that_the_rules_were_measured_on() -> None:
     assert tuple(map(int, apsw.sqlite_lib_version().split("."))) >= (3, 54, 0)
+
+
+_LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody wants it, who waits for /proc/sys/fs/lease-break-time
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
+def test_a_lease_on_a_journal_is_looked_at_seldom_and_told(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(watch={"hold_warning": "1s"})
+    database = crashed.put(runner.root / "hostile" / "x.db")
+    argv = [*STANDARD_LIBRARY_ALONE, "-c", _LEASE, str(journal_of(database))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        service = runner.start()
+        told = service.wait_for("waiting", database=database)
+        assert "lease" in str(told["message"])
+        assert journal_of(database).exists()
+        holder.kill()
+    service.wait_for("recovered", database=database)
+    assert service.stop() == 0
+
+
+def test_what_cannot_be_looked_at_is_looked_at_less_and_less_often() -> None:
+    remembered, place = Remembered(lambda place: place.directory), Place("hostile", "x.db")
+    assert [remembered.look_again(place)[0] for _ in range(4)] == [0, 1, 2, 3]
+    remembered.forget(place)
+    assert remembered.look_again(place)[0] == 0

@@ -20,7 +20,9 @@ from watcher.claims import Claims
 from watcher.journal import JournalState
 from watcher.look import LookAgainError, Pair
 from watcher.owner.locks import writer_of
+from watcher.pinned import Pinned
 from watcher.tree import Gone, Place
+from watcher.writable import is_database
 
 
 @pytest.fixture
@@ -54,6 +56,50 @@ def test_a_new_owner_of_the_same_name_makes_no_change_but_every_byte_does(databa
     with journal_of(database).open("r+b") as journal:
         journal.write(b"\xd9")
     assert look_at(database) != before
+
+
+def test_what_a_failing_close_says_keeps_nothing_from_the_next_look(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system in user space, whose flush fails: the kernel has closed the descriptor all the same."""
+    before, close, failed = len(os.listdir("/proc/self/fd")), os.close, 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal failed
+        close(descriptor)
+        failed += 1
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, pair_of(database) as pair:
+        pair.look()
+        patch.setattr(os, "close", failing)
+        pair.let_go()
+        pair.look()
+        pair.__exit__(None, None, None)
+        patch.undo()
+        pair.directory_fd = os.open(database.parent, os.O_PATH)
+    assert failed == 9
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert look_at(database).state is JournalState.HOT
+
+
+def test_the_check_of_rights_has_closed_a_database_before_others_may_have_it(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its close would take the locks of a rollback along."""
+    close, may_have_it = Pinned.close, list[bool]()
+
+    def closing(pinned: Pinned) -> None:
+        claims = Claims()
+        may_have_it.append(claims.claim(pinned.status))
+        claims.release()
+        close(pinned)
+
+    monkeypatch.setattr(Pinned, "close", closing)
+    directory = os.open(database.parent, os.O_PATH)
+    assert is_database(database.name, directory)
+    os.close(directory)
+    assert may_have_it == [False]
 
 
 @pytest.mark.parametrize("which", ["database", "journal"])

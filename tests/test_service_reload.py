@@ -52,6 +52,22 @@ def test_the_probes_change(runner: Runner, crashed: CrashedPair) -> None:
     assert service.stop() == 0
 
 
+def test_verifications_that_wait_are_done(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(recovery={"verify": "quick"})
+    databases = [crashed.put(runner.root / f"s{number}" / "x.db") for number in range(8)]
+    for database in databases:
+        contents = bytearray(crashed.database)
+        for page in range(len(contents) // 1024 - 40, len(contents) // 1024):  # which the journal does not hold
+            contents[page * 1024] = 0xFF
+        database.write_bytes(contents)
+    service = runner.start(wait=None)
+    service.wait_for("recovered", count=len(databases))
+    runner.configure(recovery={"verify": "quick", "workers": 3})
+    reload(service)
+    service.wait_for("corrupt", count=len(databases))
+    assert service.stop() == 0
+
+
 def test_the_tree_changes(runner: Runner, crashed: CrashedPair, tmp_path: Path) -> None:
     service = runner.start()
     elsewhere = tmp_path / "elsewhere"

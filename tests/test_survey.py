@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher.hints.survey import Survey
+from watcher.hints.survey import Survey, UnreadError
 from watcher.journal import JournalState
 from watcher.look import Looker
 from watcher.settings import TreeSettings
@@ -125,6 +126,45 @@ def test_a_cold_journal_that_was_just_written_is_not_trusted(root: Path) -> None
     assert look.journal is not None
     survey.note_cold(look.place, look.journal)
     assert list(survey.journals()) == [look.place]
+
+
+@pytest.mark.parametrize("layout", ["{group}/{session}", None])
+def test_a_directory_that_cannot_be_read_hides_none_but_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, layout: str | None
+) -> None:
+    for group in "ab":
+        for session in "123":
+            (root / group / session / "outbound.db-journal").write_bytes(b"x")
+    survey, scandir, broken = Survey(tree_at(root, layout)), os.scandir, root / "a" / "2"
+
+    def failing(descriptor: int) -> object:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(broken):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), descriptor)
+        return scandir(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        for _ in range(2):
+            met: set[str] = set()
+            with pytest.raises(UnreadError) as raised:
+                met.update(place.directory for place in survey.journals())
+            assert raised.value.errno == errno.EIO
+            assert raised.value.filename == str(broken)
+            assert met == {"a/1", "a/3", "b/1", "b/2", "b/3"}
+    assert len(list(survey.journals())) == 6
+
+
+def test_where_no_descriptor_is_left_the_walk_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(_descriptor: int) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    survey = Survey(tree_at(root))
+    list(survey.journals())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", failing)
+        with pytest.raises(OSError, match="Too many open files") as raised:
+            list(survey.journals())
+    assert not isinstance(raised.value, UnreadError)
 
 
 def test_links_to_directories_are_not_followed(root: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import IO
 import pytest
 
 from tests.watching import DEADLINE_S, LAYOUT, Witness, wait_until, watching
+from tests.writers import STANDARD_LIBRARY_ALONE
 from watcher.hints.filesystem import Trouble
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -218,6 +219,32 @@ def test_without_a_descriptor_the_rest_is_missed_until_there_is_one(root: Path) 
         watcher.wait_for(missed=1, troubles=["descriptors"])
         watcher.do("descriptors 100")
         watcher.wait_for(missed=0, directories=4)
+
+
+_WRITES_EVERY_50_MS = """
+import os, sys, time
+while True:
+    os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT))
+    os.unlink(sys.argv[1])
+    time.sleep(0.05)
+"""
+
+
+def test_a_writer_that_never_rests_keeps_nothing_missed(root: Path) -> None:
+    make_sessions(root, 2)
+    journal = root / "g" / "s0" / "outbound.db-journal"
+    with child(root, LAYOUT) as watcher:
+        watcher.do("start")
+        watcher.wait_for(ready=True, directories=4)
+        with subprocess.Popen([*STANDARD_LIBRARY_ALONE, "-c", _WRITES_EVERY_50_MS, str(journal)]) as writer:
+            try:
+                watcher.do("descriptors 3")
+                make_sessions(root, 3)
+                watcher.wait_for(missed=1, troubles=["descriptors"])
+                watcher.do("descriptors 100")
+                watcher.wait_for(missed=0, directories=5)
+            finally:
+                writer.kill()
 
 
 # --- the queue ---

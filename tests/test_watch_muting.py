@@ -361,6 +361,18 @@ def test_some_calm_reads_do_not_end_it() -> None:
     assert not read.asked.muted
 
 
+def test_a_storm_that_comes_after_a_calm_is_one_like_the_first() -> None:
+    read = Reads()
+    for storm in (1, 2, 3):
+        read(8, LOUD)
+        assert read.asked.times == storm
+        read(20, LOUD)
+        assert read.asked.muted == {WD}
+        read(4, CALM)
+        assert not read.asked.muted
+        read(1024, CALM, commits=False)
+
+
 def test_a_writer_that_pauses_is_not_muted_again_for_a_while() -> None:
     read = Reads()
     read(8 + 1, LOUD)
