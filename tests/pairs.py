@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -230,11 +230,31 @@ sys.stdin.read()
 """
 
 
-@contextmanager
-def holding(database: Path, lock: tuple[str, int, int]) -> Iterator[subprocess.Popen[str]]:
+_LEASE = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody else wants the file
+descriptor = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holding(database: Path, lock: tuple[str, int, int]) -> AbstractContextManager[subprocess.Popen[str]]:
     """Another process holds a lock on the database."""
+    return _holder(_HOLD, database, *lock)
+
+
+def leasing(path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Another process holds a lease on the file, for up to /proc/sys/fs/lease-break-time seconds after the first who
+    wants it."""
+    return _holder(_LEASE, path)
+
+
+@contextmanager
+def _holder(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     holder = subprocess.Popen(
-        [*STANDARD_LIBRARY_ALONE, "-c", _HOLD, str(database), *map(str, lock)],
+        [*STANDARD_LIBRARY_ALONE, "-c", program, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -14,9 +14,9 @@ import apsw
 import pytest
 
 from tests.hostile import Host, only_rolled_back, unchanged
-from tests.pairs import MAGIC, Shape, super_trailer
+from tests.pairs import MAGIC, Shape, leasing, super_trailer
 from tests.running import Runner
-from tests.writers import STANDARD_LIBRARY_ALONE, CrashedPair, journal_of
+from tests.writers import CrashedPair, journal_of
 from watcher.advice import by_hand
 from watcher.decision import Decision
 from watcher.journal import JournalState
@@ -333,28 +333,15 @@ def test_the_sqlite_in_use_is_the_one_that_the_rules_were_measured_on() -> None:
     assert tuple(map(int, apsw.sqlite_lib_version().split("."))) >= (3, 54, 0)
 
 
-_LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)  # sent when somebody wants it, who waits for /proc/sys/fs/lease-break-time
-fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="leases are Linux's")
 def test_a_lease_on_a_journal_is_looked_at_seldom_and_told(runner: Runner, crashed: CrashedPair) -> None:
     runner.configure(watch={"hold_warning": "1s"})
     database = crashed.put(runner.root / "hostile" / "x.db")
-    argv = [*STANDARD_LIBRARY_ALONE, "-c", _LEASE, str(journal_of(database))]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with leasing(journal_of(database)):
         service = runner.start()
         told = service.wait_for("waiting", database=database)
         assert "lease" in str(told["message"])
         assert journal_of(database).exists()
-        holder.kill()
     service.wait_for("recovered", database=database)
     assert service.stop() == 0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.pairs import look_at, looker
+from tests.pairs import leasing, look_at, looker
 from tests.writers import CrashedPair, journal_of
 from watcher.claims import Claims
 from watcher.journal import JournalState
@@ -225,27 +225,9 @@ def test_a_file_that_replaces_the_database_after_the_look_is_not_read(database: 
 def test_a_lease_on_a_file_makes_nobody_wait(database: Path, which: str) -> None:
     """Whoever owns a file may take a lease on it: an open that conflicts waits for up to 45 s then (fcntl(2))."""
     path = database if which == "database" else journal_of(database)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD_A_LEASE, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(LookAgainError, match="cannot be opened at the moment"):
-            look_at(database)
-    finally:
-        holder.communicate("")
+    with leasing(path), pytest.raises(LookAgainError, match="cannot be opened at the moment"):
+        look_at(database)
     assert look_at(database).state is JournalState.HOT
-
-
-_HOLD_A_LEASE = """
-import fcntl, os, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-descriptor = os.open(sys.argv[1], os.O_RDWR)
-fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 def test_a_journal_that_is_made_and_deleted_all_the_time_is_hot_gone_or_to_be_looked_at_again(

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import AS_NOBODY
-from tests.pairs import super_trailer
+from tests.pairs import leasing, super_trailer
 from tests.readme import section
 from tests.running import DEADLINE_S, Runner, wait_until
 from tests.small_disk import fill, small_disk
@@ -144,6 +144,13 @@ def a_writer_that_does_nothing(scene: Scene) -> str:
 def a_reader_that_stays(scene: Scene) -> str:
     scene.configure()
     with reading(scene.crash()):
+        return scene.said("waiting")
+
+
+@provokes("…: for 1m nothing could be said")
+def a_lease_on_the_journal(scene: Scene) -> str:
+    scene.configure()
+    with leasing(journal_of(scene.crash())):
         return scene.said("waiting")
 
 
