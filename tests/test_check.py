@@ -75,6 +75,50 @@ def test_a_link_in_the_place_of_a_session_is_told(runner: Runner) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("tree", "rules"),
+    [
+        ({"layout": "{session}"}, "tree.layout ({session}) and tree.databases (*)"),
+        ({"databases": ["outbuond.db"]}, "tree.databases (outbuond.db)"),
+    ],
+)
+def test_databases_that_the_settings_leave_out_are_told(
+    runner: Runner, crashed: CrashedPair, tree: dict[str, Any], rules: str
+) -> None:
+    runner.configure(tree=tree)
+    assert "tree" not in checked(runner)
+    for group in ("g", "h"):
+        session(runner, f"{group}/s")
+    told = checked(runner)["tree"]
+    assert told["level"] == "warning"
+    assert f"2 databases lie below the root where {rules} have none, first " in told["detail"]
+    runner.configure(tree=tree | {"exclude": ["g", "h"]})
+    assert "tree" not in checked(runner)
+
+
+def test_beside_those_that_are_watched_only_one_with_a_journal_is_told(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(tree={"layout": "{session}"})
+    session(runner, "s")
+    session(runner, "s/workspace")
+    assert "tree" not in checked(runner)
+    crashed.put(runner.root / "s" / "workspace" / "cache.db")
+    told = checked(runner)["tree"]
+    assert told["level"] == "ok"
+    assert told["detail"].startswith("1 database with a journal lies below the root where tree.layout ({session}) and")
+    assert told["detail"].endswith("first s/workspace/cache.db")
+
+
+def test_a_log_file_that_cannot_be_written_is_an_error(runner: Runner, tmp_path: Path) -> None:
+    runner.configure(log={"file": str(tmp_path / "made" / "w.log")})
+    assert checked(runner)["log"]["level"] == "ok"
+    for path, why in ((tmp_path, "a directory is in its place"), (tmp_path / "x" / "w.log", "x is no directory")):
+        (tmp_path / "x").touch()
+        runner.configure(log={"file": str(path)})
+        told = checked(runner)["log"]
+        assert told["level"] == "error"
+        assert told["detail"].endswith(why)
+
+
 def test_a_person_is_told_the_same(runner: Runner) -> None:
     runner.configure(owner={"locks": "off"})
     human = runner.command("check")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import Runner
-from tests.writers import CrashedPair, journal_of, make_database, writing
+from tests.writers import CrashedPair, journal_of, make_database, reading, writing
 from watcher.names import printable
 
 ENTRY = ["database", "journal", "session", "state", "size", "owner", "decision", "reason"]
@@ -102,6 +102,34 @@ def test_for_a_journal_over_the_limit_the_limit_is_the_advice(runner: Runner, cr
     journal_of(database).symlink_to("elsewhere")
     told = runner.json("explain", database)
     assert told["by_hand"].startswith("Look at what it is")
+
+
+def test_a_journal_of_somebody_else_is_no_link(runner: Runner, crashed: CrashedPair) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving files to another user wants root")
+    database = crashed.put(runner.root / "x.db")
+    os.chown(journal_of(database), 65_533, 65_533)
+    told = runner.json("explain", database)
+    assert (told["state"], told["decision"]) == ("unsafe", "refuse")
+    assert told["by_hand"].startswith("Find out who has made that journal")
+
+
+def test_a_reader_that_keeps_it_waiting_is_named(runner: Runner, crashed: CrashedPair) -> None:
+    database = crashed.put(runner.root / "x.db")
+    with reading(database) as pid:
+        told = runner.json("explain", database)
+        assert told["decision"] == "recover"
+        assert told["by_hand"].startswith(f"pid {pid} is reading it: end that")
+    assert runner.json("explain", database)["by_hand"] is None
+
+
+def test_the_tree_itself_and_a_directory_of_it_are_said_to_be_none(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(tree={"layout": "{group}/{session}"})
+    crashed.put(runner.root / "g" / "s" / "x.db")
+    for path, why in ((runner.root, "that is the tree itself"), (runner.root / "g", "got a directory")):
+        done = runner.command("explain", path)
+        assert done.returncode == 2
+        assert why in done.stderr
 
 
 def test_a_snapshot_that_is_off_has_no_size(runner: Runner, crashed: CrashedPair) -> None:

@@ -59,6 +59,8 @@ def by_hand(finding: Finding) -> str:
         )
     if finding.decision is Decision.WAIT:
         return "Nothing, as long as its writer works. Where it hangs, end it: the database is recovered at once then."
+    if finding.blocked is not None:
+        return f"{finding.blocked}: end that, or let it finish. It is recovered as soon as that ends."
     if finding.decision is not Decision.REFUSE:
         return ""
     if finding.look.is_over_limit:
@@ -90,6 +92,12 @@ def by_hand(finding: Finding) -> str:
             return (
                 f"Copy both files elsewhere, then have SQLite delete the journal: {roll_back_command(finding)}."
                 " Or allow a snapshot of it (recovery.snapshot)."
+            )
+        case _ if finding.look.contents is not None:  # two plain files, and what they hold is against it
+            return (
+                "Find out who has made that journal, and copy both files elsewhere before anything else. Once what is"
+                " wrong with it is put right, it is recovered. Have SQLite open it read-write only where you trust its"
+                " writer."
             )
         case _:
             return (

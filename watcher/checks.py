@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -19,8 +21,8 @@ from watcher.names import counted, printable
 from watcher.records.hooks import programs_of, trouble_with_program
 from watcher.records.state_dir import StateError, StateMissing, holder, inspect
 from watcher.settings import LocksMode, Settings
-from watcher.tree import RootMissingError, Tree
-from watcher.writable import Unwritable, unwritable, user_of
+from watcher.tree import SUFFIX, Gone, Place, RootMissingError, Tree, UnsafeError
+from watcher.writable import Unwritable, is_database, unwritable, user_of
 
 __all__ = ["Check", "Level", "run_checks", "worst"]
 
@@ -30,6 +32,8 @@ _SET_A_PROBE = (
     " last start of this machine"
 )
 _EFFECTIVE = os.access in os.supports_effective_ids
+_MOST_OPENED = 1000
+"""Files of a directory that are looked into: one that is full of others is no session."""
 _WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
 
 
@@ -63,15 +67,17 @@ def run_checks(settings: Settings) -> list[Check]:
     tree = Tree(settings.tree)
     checks = [Check("settings", Level.OK, f"{printable(settings.file)} is valid"), _check_sqlite()]
     checks.append(_check_state_dir(settings))
+    checks.extend(_check_log(settings))
     checks.extend(_check_hooks(settings))
     checks.extend(_check_listening(settings))
     try:
         root = tree.open_root()
     except RootMissingError as error:
-        remedy = (
-            "create or mount it; run waits for it" if not os.path.lexists(settings.tree.root) else "see to its rights"
-        )
-        level = Level.ERROR if os.path.lexists(settings.tree.root) else Level.WARNING
+        is_there = os.path.lexists(settings.tree.root)
+        remedy = "see to its rights" if is_there else "create or mount it; run waits for it"
+        if error.errno == errno.ENOTDIR:
+            remedy = "name the directory that holds the sessions (tree.root)"
+        level = Level.ERROR if is_there else Level.WARNING
         checks.append(Check("root", level, f"{printable(settings.tree.root)}: {error.strerror}", remedy))
         return checks
     try:
@@ -83,6 +89,7 @@ def run_checks(settings: Settings) -> list[Check]:
     directories = counted(found.directories_seen, "directory", "directories")
     detail = f"{printable(settings.tree.root)}: {databases} in {directories}"
     checks.append(Check("root", Level.OK, detail))
+    checks.extend(_check_elsewhere(settings, has_any=found.databases_seen > 0))
     if found.shut:
         checks.append(_told_shut(found.shut))
     checks.append(_check_rights(found))
@@ -113,9 +120,78 @@ def _check_state_dir(settings: Settings) -> Check:
     except StateError as error:
         return Check("state_dir", Level.ERROR, str(error), "mend that, or set another state_dir")
     if not os.access(path, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE):
-        return Check("state_dir", Level.ERROR, f"{shown} may not be written by us", "run as its owner")
+        remedy = "mount it read-write, or set another state_dir" if _is_read_only(str(path)) else "run as its owner"
+        return Check("state_dir", Level.ERROR, f"{shown} may not be written by us", remedy)
     running = "no service runs" if pid is None else f"the service runs (pid {pid})"
     return Check("state_dir", Level.OK, f"{shown}; {running}")
+
+
+def _check_log(settings: Settings) -> Iterator[Check]:
+    path = settings.log.file
+    if path is None:
+        return
+    shown, wish = printable(path), os.W_OK
+    if os.path.lexists(path):
+        is_fit, what = not os.path.isdir(path), path
+    else:  # it is made, and its directory, too
+        what = next(each for each in path.parents if os.path.lexists(each))
+        is_fit, wish = os.path.isdir(what), os.W_OK | os.X_OK
+    if not is_fit:
+        wanted = "a directory is in its place" if what == path else f"{printable(what)} is no directory"
+        yield Check("log", Level.ERROR, f"{shown}: {wanted}", "set another log.file")
+    elif not os.access(what, wish, effective_ids=_EFFECTIVE):
+        yield Check(
+            "log", Level.ERROR, f"{shown} cannot be written by us", "set another log.file, or see to its rights"
+        )
+    else:
+        yield Check("log", Level.OK, f"{shown} may be written by us")
+
+
+def _check_elsewhere(settings: Settings, *, has_any: bool) -> Iterator[Check]:
+    """Databases below the root that the settings leave out, though no pattern of tree.exclude does: all of them where
+    nothing else is there, else those alone beside which a journal lies."""
+    tree = Tree(settings.tree)
+    bare = Tree(settings.tree.model_copy(update={"layout": None, "databases": ("*",)}))
+    count, first = 0, ""
+    for directory, files in bare.walk():
+        names = set(files)
+        candidates = [name for name in files if name + SUFFIX in names or not (has_any or name.endswith(SUFFIX))]
+        for name in candidates[:_MOST_OPENED]:
+            if tree.holds_databases(Place(directory, name).parts) and tree.admits_database(name):
+                continue
+            with suppress(Gone, UnsafeError, OSError):
+                if _is_database(bare, directory, name):
+                    count += 1
+                    first = first or Place(directory, name).relative
+    if not count:
+        return
+    where = f"below the root where {_rules_of(settings)} have none"
+    are = "lies" if count == 1 else "lie"
+    if has_any:  # an agent may have databases of its own, at which no host looks
+        yield Check(
+            "tree", Level.OK, f"{counted(count, 'database')} with a journal {are} {where}, first {printable(first)}"
+        )
+    else:
+        yield Check(
+            "tree",
+            Level.WARNING,
+            f"{counted(count, 'database')} {are} {where}, first {printable(first)}",
+            "nothing looks after them: let tree.layout and tree.databases fit, or name them in tree.exclude",
+        )
+
+
+def _is_database(tree: Tree, directory: str, name: str) -> bool:
+    descriptor = tree.enter(directory)
+    try:
+        return os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size > 0 and is_database(name, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _rules_of(settings: Settings) -> str:
+    tree = settings.tree
+    databases = f"tree.databases ({', '.join(map(printable, tree.databases))})"
+    return databases if tree.layout is None else f"tree.layout ({printable(str(tree.layout))}) and {databases}"
 
 
 def _told_shut(shut: list[str]) -> Check:
@@ -154,7 +230,10 @@ def _check_listening(settings: Settings) -> Iterator[Check]:
         socket.create_server((host.strip("[]"), int(port)), family=family).close()
     except OSError as error:
         detail = f"cannot listen on {listen}: {error.strerror}"
-        yield Check("metrics", Level.ERROR, detail, "end the program that has it, or change metrics.listen")
+        remedy = "end the program that has it, or change metrics.listen"
+        if error.errno == errno.EADDRNOTAVAIL:
+            remedy = "change metrics.listen to an address of this machine"
+        yield Check("metrics", Level.ERROR, detail, remedy)
     else:
         yield Check("metrics", Level.OK, f"{listen} is free{everybody}")
 

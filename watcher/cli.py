@@ -18,6 +18,7 @@ __all__ = ["BAD_SETTINGS", "main", "serve"]
 
 BAD_SETTINGS = 2
 _TAKEN = 3
+_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -34,6 +35,9 @@ def main() -> None:
         give_up_stdout()  # whoever read it has gone, and has what was wanted: nobody is left to tell
         ended = error.__context__
         sys.exit(ended.code if isinstance(ended, SystemExit) and not is_unread(ended) else 0)
+    except KeyboardInterrupt:  # before the command could say what that means to it
+        give_up_stdout()
+        sys.exit(_INTERRUPTED)
     except OSError as error:
         give_up_stdout()
         say(f"{printable(error.filename)}: {error.strerror}" if error.filename else str(error))

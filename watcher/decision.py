@@ -68,6 +68,7 @@ class Finding(NamedTuple):
         session: the fields of the layout.
         judgement: None where nobody was asked.
         told: the reason, where another one than the look and the judgement give.
+        blocked: who keeps the recovery waiting, where it was asked.
     """
 
     look: Look
@@ -76,6 +77,7 @@ class Finding(NamedTuple):
     judgement: Judgement | None
     decision: Decision
     told: str | None = None
+    blocked: str | None = None
 
     @property
     def place(self) -> Place:

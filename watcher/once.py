@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from watcher.decision import Decision, Finding
@@ -63,10 +64,17 @@ def explain(rooms: Rooms, place: Place) -> Finding:
     """
     finding = _found(rooms, place)
     if finding is not None:
-        return finding
+        return finding if finding.decision is not Decision.RECOVER else finding._replace(blocked=_reader(rooms, place))
     look = Look(place, JournalState.EMPTY)
     path, session = rooms.tree.path(place), rooms.tree.session(place)
     return Finding(look, path, session, None, Decision.IGNORE, "there is no journal: nothing to roll back")
+
+
+def _reader(rooms: Rooms, place: Place) -> str | None:
+    """Who would keep a recovery waiting now; None where nobody would, or it is not to be told."""
+    with suppress(Gone, LookAgainError, UnsafeError, OSError), rooms.looker.pair(place) as pair:
+        return rooms.recovery.reader(pair, pair.look())
+    return None
 
 
 def outlasts(finding: Finding, hold_warning_s: float) -> bool:

@@ -247,8 +247,8 @@ class Reconciler:
 
     def _refuse(self, finding: Finding, known: Known) -> None:
         """Not ours to touch: told once, and met again at each sweep."""
-        if known.looks == 0:
-            self._reports.refused(finding)
+        if known.looks == 0 or known.is_untold:
+            known.is_untold = not self._reports.refused(finding, is_new=known.looks == 0)
 
     def _recover(self, pair: Pair, finding: Finding, known: Known, since: float) -> Steps:
         if time.monotonic() < known.not_before:

@@ -127,7 +127,7 @@ class Recovery:
         if still_for_s < settle_s:
             wait = settle_s - still_for_s
             return case.ended(Outcome.BUSY, f"not yet still for {settle_s:g} s", again_in_s=wait)
-        reader = self._reader(pair, look, _READER_PATIENCE_S if patient else 0.0)
+        reader = self.reader(pair, look, _READER_PATIENCE_S if patient else 0.0)
         if reader is not None:
             return case.ended(Outcome.BUSY, reader, again_in_s=_READER_AGAIN_S)
         snapshot, warnings = self._begin_snapshot(pair, look, may_wait=hurried)
@@ -262,7 +262,7 @@ class Recovery:
             return snapshot if os.path.isdir(snapshot) else None
 
     @staticmethod
-    def _reader(pair: Pair, look: Look, patience_s: float) -> str | None:
+    def reader(pair: Pair, look: Look, patience_s: float = 0.0) -> str | None:
         """Who would make the rollback wait: asked beforehand, so that no reader ties up a worker for busy_timeout."""
         assert look.database is not None
         until = time.monotonic() + patience_s

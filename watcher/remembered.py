@@ -42,6 +42,7 @@ class Known:
     since: float  # by time.monotonic: the journal has been seen unchanged, and the same decided
     looks: int = 0  # in a row, without a change
     failures: int = 0  # in a row, with the same journal
+    is_untold: bool = False  # refused, while too many of its session were
     not_before: float = 0.0  # by time.monotonic: the next try with that journal
     watched: frozenset[int] = frozenset()  # pids whose exit is a hint
     series: tuple[float, ...] = ()  # moments at which to look again whatever comes; guarded by the lock of all
@@ -86,7 +87,7 @@ class Remembered:
                 self._count_refused(known.finding, -1)
                 if known.finding.look.journal != finding.look.journal:
                     known.failures, known.not_before = 0, 0.0
-                known.finding, known.since, known.looks = finding, now, 0
+                known.finding, known.since, known.looks, known.is_untold = finding, now, 0, False
             if self._has_room_for(finding):
                 self._known[finding.place] = known
                 self._count_refused(finding, 1)

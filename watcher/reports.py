@@ -134,15 +134,21 @@ class Reports:
             self.count(Outcome.HELD)
             self._keep(_record_of(finding, Outcome.HELD), finding.change())
 
-    def refused(self, finding: Finding) -> None:
-        """A journal that is not ours to touch; told once per change of it."""
+    def refused(self, finding: Finding, *, is_new: bool = True) -> bool:
+        """A journal that is not ours to touch; told once per change of it. False where so many of its session were told
+        within the hour that this one is not: to be said again.
+
+        Args:
+            is_new: it is not said again.
+        """
         told = self._count_refused(self._session_of(finding.place))
-        self.count(Outcome.REFUSED)
+        if is_new:
+            self.count(Outcome.REFUSED)
         if told > _MOST_REFUSED_PER_DIRECTORY:
-            return
+            return False
         more = ""
         if told == _MOST_REFUSED_PER_DIRECTORY:
-            more = " More of this directory are not told one by one: see journal-watcher scan."
+            more = " More of this session are told an hour later: see journal-watcher scan."
         log.tell(
             Event.REFUSED,
             f"{_name(finding.place)}: {finding.reason}; it is left as it is. {by_hand(finding)}{more}",
@@ -150,6 +156,7 @@ class Reports:
             state=finding.look.state.value,
         )
         self._keep(_record_of(finding, Outcome.REFUSED), finding.change())
+        return True
 
     def attempted(self, finding: Finding, attempt: Attempt, again_s: float | None) -> None:
         """A try to recover has ended."""
@@ -158,7 +165,7 @@ class Reports:
         self.count(record.outcome)
         for event, why in attempt.warnings:
             # A snapshot fails for what is wrong with the state's disk, which is the same for each database.
-            about = None if event is Event.SNAPSHOT_FAILED else finding.place.directory
+            about = None if event is Event.SNAPSHOT_FAILED else finding.place
             left_out = self._repeats.allow((event, about), why, time.monotonic())
             if left_out is not None:
                 log.tell(event, f"{name}: {why}{_left_out(left_out)}", database=path)

@@ -189,12 +189,16 @@ class Tree:
     def _place_at(self, absolute: str, given: str) -> Place:
         for root in dict.fromkeys((os.path.normpath(self._root), os.path.realpath(self._root))):
             for spelled in dict.fromkeys((absolute, _resolved_parent(absolute))):
+                if spelled == root:
+                    raise OutsideTreeError(f"{printable(given)}: that is the tree itself; name a database of it")
                 if not spelled.startswith(root.rstrip("/") + "/"):
                     continue
                 directory, _, name = spelled[len(root.rstrip("/")) + 1 :].rpartition("/")
                 place = Place(directory, name)
                 if name.endswith(SUFFIX) and len(name) > len(SUFFIX) and not self._is_named_so(place):
                     place = Place(directory, name.removesuffix(SUFFIX))
+                if os.path.isdir(spelled) and not os.path.lexists(spelled + SUFFIX):
+                    raise OutsideTreeError(f"{printable(given)}: expected a database or its journal, got a directory")
                 if not self.holds_databases(place.parts):
                     wanted = "tree.exclude leaves it out" if self.layout is None else f"not of layout {self.layout}"
                     raise OutsideTreeError(f"{printable(given)}: no directory of this tree holds it ({wanted})")

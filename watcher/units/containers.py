@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import yaml
@@ -137,7 +138,7 @@ def dns_label(instance: str) -> str:
 
 
 def _made_by_hand(facts: Facts) -> str:
-    path = _in_one_line(facts.state_dir)
+    path = shlex.quote(_in_one_line(facts.state_dir))
     return f"install -d -m 0700 -o {facts.uid} -g {facts.gid} {path}"
 
 
