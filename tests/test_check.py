@@ -82,9 +82,7 @@ def test_a_link_in_the_place_of_a_session_is_told(runner: Runner) -> None:
         ({"databases": ["outbuond.db"]}, "tree.databases (outbuond.db)"),
     ],
 )
-def test_databases_that_the_settings_leave_out_are_told(
-    runner: Runner, crashed: CrashedPair, tree: dict[str, Any], rules: str
-) -> None:
+def test_databases_that_the_settings_leave_out_are_told(runner: Runner, tree: dict[str, Any], rules: str) -> None:
     runner.configure(tree=tree)
     assert "tree" not in checked(runner)
     for group in ("g", "h"):
@@ -111,8 +109,9 @@ def test_beside_those_that_are_watched_only_one_with_a_journal_is_told(runner: R
 def test_a_log_file_that_cannot_be_written_is_an_error(runner: Runner, tmp_path: Path) -> None:
     runner.configure(log={"file": str(tmp_path / "made" / "w.log")})
     assert checked(runner)["log"]["level"] == "ok"
-    for path, why in ((tmp_path, "a directory is in its place"), (tmp_path / "x" / "w.log", "x is no directory")):
-        (tmp_path / "x").touch()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "x").touch()
+    for path, why in ((tmp_path / "d", "a directory is in its place"), (tmp_path / "x" / "w.log", "x is no directory")):
         runner.configure(log={"file": str(path)})
         told = checked(runner)["log"]
         assert told["level"] == "error"

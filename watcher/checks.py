@@ -165,17 +165,15 @@ def _check_elsewhere(settings: Settings, *, has_any: bool) -> Iterator[Check]:
                     first = first or Place(directory, name).relative
     if not count:
         return
-    where = f"below the root where {_rules_of(settings)} have none"
     are = "lies" if count == 1 else "lie"
+    where = f"{are} below the root where {_rules_of(settings)} have none, first {printable(first)}"
     if has_any:  # an agent may have databases of its own, at which no host looks
-        yield Check(
-            "tree", Level.OK, f"{counted(count, 'database')} with a journal {are} {where}, first {printable(first)}"
-        )
+        yield Check("tree", Level.OK, f"{counted(count, 'database')} with a journal {where}")
     else:
         yield Check(
             "tree",
             Level.WARNING,
-            f"{counted(count, 'database')} {are} {where}, first {printable(first)}",
+            f"{counted(count, 'database')} {where}",
             "nothing looks after them: let tree.layout and tree.databases fit, or name them in tree.exclude",
         )
 
