@@ -351,3 +351,12 @@ def test_what_cannot_be_looked_at_is_looked_at_less_and_less_often() -> None:
     assert [remembered.look_again(place)[0] for _ in range(4)] == [0, 1, 2, 3]
     remembered.forget(place)
     assert remembered.look_again(place)[0] == 0
+
+
+def test_nor_is_what_comes_to_nothing_on_the_way_to_its_recovery(host: Host) -> None:
+    remembered, finding = Remembered(lambda place: place.directory), host.find(host.crash("hostile/x.db"))
+    looks = list[int]()
+    for _ in range(4):
+        remembered.note(finding)
+        looks.append(remembered.look_again(finding.place)[0])
+    assert looks == sorted(set(looks))

@@ -181,7 +181,9 @@ def _check_elsewhere(settings: Settings, *, has_any: bool) -> Iterator[Check]:
 def _is_database(tree: Tree, directory: str, name: str) -> bool:
     descriptor = tree.enter(directory)
     try:
-        return os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size > 0 and is_database(name, descriptor)
+        # What we may not read is no database here: there it would be taken for one.
+        may_be = os.access(name, os.R_OK, dir_fd=descriptor, effective_ids=_EFFECTIVE)
+        return may_be and os.stat(name, dir_fd=descriptor).st_size > 0 and is_database(name, descriptor)
     finally:
         os.close(descriptor)
 

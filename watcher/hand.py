@@ -32,8 +32,8 @@ __all__ = ["LONGEST_PATH", "TOO_LATE", "await_ready", "main", "receive", "send"]
 TOO_LATE = "it was not taken up in time; it is judged again"
 _MOST_BYTES = 1 << 16
 LONGEST_PATH = 10_000
-"""In characters, each of which may become six bytes of a message. Below a layout no path is as long; without one a
-session may make one of sixteen times that."""
+"""In characters, of which one that is no text becomes six bytes of a message. A session may make a longer one where no
+layout says how deep databases lie."""
 _DESCRIPTORS = 3
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _WRITE_FAILED = {apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_TRUNCATE}

@@ -117,6 +117,10 @@ class Remembered:
                 self._restless[place] = since, looks + 1
             else:  # of so many none is urgent
                 looks = _MOST_REMEMBERED
+            known = self._known.get(place)
+            if known is not None:  # it came to something before, and then to nothing on the way to a recovery
+                known.looks += 1
+                looks = max(looks, known.looks)
             return looks, now - since
 
     def begin_series(self, known: Known, moments: tuple[float, ...]) -> None:
