@@ -497,15 +497,19 @@ def test_where_the_kernel_gives_too_few_processes_those_that_there_are_go_on() -
 @pytest.mark.usefixtures("quick")
 def test_many_at_once_by_one_thread(tree: Path, crashed: CrashedPair) -> None:
     databases = [crashed.put(tree / f"{number}.db") for number in range(60)]
-    with on_duty(3) as crew, ExitStack() as closing:
-        shift: Shift[Path] = Shift(crew)
+    with on_duty(3) as crew:
+        shift: Shift[tuple[Path, ExitStack]] = Shift(crew)
         to_do, most = list(databases), 0
         while to_do or len(shift):
             while to_do and crew.has_free():
-                pair, look = closing.enter_context(looked_at(to_do[-1]))
-                assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01), to_do.pop())
+                database, held = to_do.pop(), ExitStack()
+                pair, look = held.enter_context(looked_at(database))
+                assert shift.begin(Job.of(pair, look, busy_timeout_s=0.01), (database, held))
             most = max(most, len(shift))
-            to_do += [whose for whose, outcome in shift.ended() if isinstance(outcome, BusyError)]  # taken up too late
+            for (database, held), outcome in shift.ended():
+                held.close()
+                if isinstance(outcome, BusyError):  # it was taken up too late
+                    to_do.append(database)
     assert 3 < most <= 6, "each has the next one at hand, once it has been quick"
     assert all(each.read_bytes() == crashed.recovered for each in databases)
     assert not list(tree.glob("*-journal"))
