@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import apsw
 import pytest
@@ -17,11 +18,13 @@ from tests.hostile import Host, only_rolled_back, unchanged
 from tests.pairs import MAGIC, Shape, leasing, super_trailer
 from tests.running import Runner
 from tests.writers import CrashedPair, journal_of
+from watcher import reports
 from watcher.advice import by_hand
 from watcher.decision import Decision
 from watcher.journal import JournalState
 from watcher.records.record import Outcome
 from watcher.remembered import Remembered
+from watcher.reports import Reports
 from watcher.rollback import Job, RollbackError, roll_back
 from watcher.tree import Place
 
@@ -360,3 +363,37 @@ def test_nor_is_what_comes_to_nothing_on_the_way_to_its_recovery(host: Host) -> 
         remembered.note(finding)
         looks.append(remembered.look_again(finding.place)[0])
     assert looks == sorted(set(looks))
+
+
+def test_refusals_that_were_too_many_are_told_when_the_hour_is_over(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(reports, "time", SimpleNamespace(monotonic=lambda: now))
+    kept: list[str] = []
+    made = Reports(lambda record, _change: kept.append(record.database), lambda _state: None, lambda _place: "s")
+    findings = []
+    for number in range(50):
+        database = host.root / "s" / f"x{number}"
+        database.parent.mkdir(exist_ok=True)
+        journal_of(database).write_bytes(b"x" * 600)
+        findings.append(host.find(database))
+    untold = [each for each in findings if not made.refused(each)]
+    assert len(kept) == 20
+    assert not any(made.refused(each, is_new=False) for each in untold)
+    now = 3601.0
+    untold = [each for each in untold if not made.refused(each, is_new=False)]
+    now = 7203.0
+    untold = [each for each in untold if not made.refused(each, is_new=False)]
+    assert untold == []
+    assert sorted(kept) == sorted(each.path for each in findings)
+    assert made.recoveries()["refused"] == 50
+
+
+def test_a_snapshot_that_is_skipped_is_told_for_each_database(runner: Runner, crashed: CrashedPair) -> None:
+    runner.configure(recovery={"snapshot": {"max_size": "100KiB"}})
+    databases = [crashed.put(runner.root / "s" / name) for name in ("inbound.db", "outbound.db")]
+    service = runner.start()
+    for database in databases:
+        service.wait_for("snapshot_skipped", database=database)
+    assert service.stop() == 0

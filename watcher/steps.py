@@ -80,17 +80,13 @@ def root_needed(status: int = 1) -> Iterator[None]:
 
 def located(rooms: Rooms, path: Path) -> Place:
     """The place that a path means; ends with status 2 where it is none of this tree."""
-    from watcher.tree import SUFFIX, OutsideTreeError
+    from watcher.tree import OutsideTreeError
 
     try:
-        place = rooms.tree.locate(os.fspath(path))
-        named = rooms.tree.path(place)
-        if os.path.isdir(named) and not os.path.lexists(named + SUFFIX):
-            raise OutsideTreeError(f"{printable(path)}: expected a database or its journal, got a directory")
+        return rooms.tree.locate(os.fspath(path))
     except OutsideTreeError as error:
         say(str(error))
         raise typer.Exit(BAD_SETTINGS) from error
-    return place
 
 
 def tell_shut(shut: list[str]) -> None:

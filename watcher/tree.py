@@ -197,7 +197,7 @@ class Tree:
                 place = Place(directory, name)
                 if name.endswith(SUFFIX) and len(name) > len(SUFFIX) and not self._is_named_so(place):
                     place = Place(directory, name.removesuffix(SUFFIX))
-                if os.path.isdir(spelled) and not os.path.lexists(spelled + SUFFIX):
+                if os.path.isdir(self.path(place)) and not self._is_named_so(place):
                     raise OutsideTreeError(f"{printable(given)}: expected a database or its journal, got a directory")
                 if not self.holds_databases(place.parts):
                     wanted = "tree.exclude leaves it out" if self.layout is None else f"not of layout {self.layout}"
