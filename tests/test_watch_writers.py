@@ -46,8 +46,9 @@ def commit_often(databases: list[Path], commits: int) -> None:
 def test_two_thousand_commits_cost_next_to_no_look(root: Path) -> None:
     with watching(root, LAYOUT) as tree:
         commit_often([root / "g" / "s" / "outbound.db"], 2000)
-        # One in twenty would be a writer that was interrupted between close and delete each time it could be.
-        assert len(tree.hints_until_now("g/s")) < 100
+        # From 580 to 990 of them, were no close met by its delete. A writer that is interrupted between the two is a
+        # look, and so may be one whose unlink waits for a file system that others keep busy: 137 have been seen in CI.
+        assert len(tree.hints_until_now("g/s")) < 300
         assert tree.witness.troubles == []
 
 
